@@ -1,0 +1,1 @@
+"""ADViT: a vision transformer with association discrepancy for image anomaly detection."""
