@@ -1,4 +1,4 @@
-"""Errors a user can act on. The command line prints their message alone; anything else is a bug and keeps its traceback."""
+"""Errors a user can act on: the command line prints their message alone. Anything else is a bug with a traceback."""
 
 
 class AdvitError(Exception):

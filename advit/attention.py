@@ -1,0 +1,92 @@
+"""Anomaly attention: series-association (softmax) and prior-association (Gaussian in patch distance)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from advit.patches import patch_distances
+from advit.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Associations:
+    """Both associations of one layer.
+
+    ``series (batch, head, N, N)``: rows sum to 1. ``sigma (batch, head, N)``: the prior's learned scale, in patch
+    units. ``squared_distances (N, N)``: D_ij^2, the same for every layer.
+    """
+
+    series: Tensor
+    sigma: Tensor
+    squared_distances: Tensor
+
+    @property
+    def prior(self) -> Tensor:
+        """Prior-association ``(batch, head, N, N)``; computed when asked for, training never stores it."""
+        return prior_association(self.sigma, self.squared_distances)
+
+
+def prior_scale(raw: Tensor, sigma_max: float) -> Tensor:
+    """Scale of the prior-association, sigma = (1 + sigma_max)^(sigmoid(5 s) + 1e-5) - 1, in patch units.
+
+    For sigma_max = 2 this is Anomaly Transformer's 3^(sigmoid(5 s) + 1e-5) - 1, in (0, 2).
+
+    Differs: the range is an argument, because distances on a 2-D grid have another range than on a time axis.
+    Test: tests/test_eq_attention.py
+    """
+    return torch.expm1(math.log1p(sigma_max) * (torch.sigmoid(5.0 * raw) + 1e-5))
+
+
+def prior_association(sigma: Tensor, squared_distances: Tensor) -> Tensor:
+    """Prior-association P_ij = exp(-D_ij^2 / (2 sigma_i^2)) / sum_j exp(-D_ij^2 / (2 sigma_i^2)).
+
+    Args:
+        sigma: ``(batch, head, N)`` in patch units, > 0.
+        squared_distances: ``(N, N)``, D_ij^2 in squared patch units.
+
+    Returns:
+        ``(batch, head, N, N)``, rows sum to 1.
+
+    Differs: Anomaly Transformer's code keeps the factor 1 / (sqrt(2 pi) sigma) and normalises at every use;
+    the factor cancels in the normalisation, which is done once, here.
+    Test: tests/test_eq_attention.py
+    """
+    precision = 0.5 / sigma.square()
+    return torch.softmax(-precision[..., None] * squared_distances, dim=-1)
+
+
+class AnomalyAttention(nn.Module):
+    """Multi-head attention that also predicts a prior-association per head (Anomaly Transformer, eq. 2).
+
+    Series-association S = softmax(Q K^T / sqrt(d / M)); output (S V) W; sigma_i per head from token i.
+
+    Args:
+        dim: width d, divisible by ``heads``.
+        heads: M.
+        grid: patches along one side, N = grid**2.
+        sigma_max: upper end of the prior's scale, in patch units.
+
+    Test: tests/test_eq_attention.py
+    """
+
+    def __init__(self, *, dim: int, heads: int, grid: int, sigma_max: float) -> None:
+        super().__init__()
+        self.heads, self.sigma_max = heads, sigma_max
+        self.to_qkv = nn.Linear(dim, 3 * dim)
+        self.to_sigma = nn.Linear(dim, heads)
+        self.to_out = nn.Linear(dim, dim)
+        self.register_buffer("squared_distances", patch_distances(grid).square(), persistent=False)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Associations]:
+        """``(batch, N, d)`` tokens to ``(batch, N, d)`` outputs and the layer's associations."""
+        q, k, v = rearrange(self.to_qkv(tokens), "b n (three m h) -> three b m n h", three=3, m=self.heads)
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        series = torch.softmax(full_precision(logits), dim=-1)
+        out = self.to_out(rearrange(series.to(v.dtype) @ v, "b m n h -> b n (m h)"))
+        sigma = prior_scale(rearrange(full_precision(self.to_sigma(tokens)), "b n m -> b m n"), self.sigma_max)
+        return out, Associations(series, sigma, self.squared_distances)

@@ -1,0 +1,267 @@
+"""The command line: ``advit train``, ``evaluate``, ``localize``, ``reproduce`` and ``data``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from advit.config import CHOICES, PRESETS, ADViTConfig, parse_options, preset, with_options
+from advit.errors import AdvitError, ConfigError
+
+TRAIN_EXAMPLES = """examples:
+  advit train -p gear                         the embedded synthetic data, in minutes on a CPU
+  advit train -p bottle --data mvtec          one category of a folder in MVTec AD layout
+  advit train -p all --data mvtec --seed 1    every category, into runs/<category>-quick-seed1
+  advit train -p bottle --data mvtec --set components=10 --set minimax=none --out runs/no-minimax
+  advit train -p bottle --data mvtec --resume continue after an interruption, to the same weights
+
+writes into --out: config.json, log.jsonl (losses per epoch), checkpoint.safetensors, calibration.safetensors,
+metrics.json (with commit, versions, device, seed, data digest), scores.csv, contact_sheet.png"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options. Test: tests/test_cli.py"""
+    parser = argparse.ArgumentParser(
+        prog="advit",
+        description="ADViT: a vision transformer with association discrepancy for image anomaly detection.",
+        epilog="'advit COMMAND --help' explains a command with examples. Start with: advit train -p gear",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+
+    train = commands.add_parser("train", help="train and evaluate, one run per category", epilog=TRAIN_EXAMPLES, **raw)
+    train.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="one or more categories, or 'all'")
+    data_option(train)
+    train.add_argument("--preset", default="quick", metavar="NAME", help=f"{', '.join(PRESETS)} (default: quick)")
+    train.add_argument("--seed", type=int, default=0, help="of weights, order, masks and noise (default: 0)")
+    train.add_argument("--epochs", type=int, help="passes over the training images; lifts the preset's step limit")
+    train.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/CATEGORY-PRESET-seedN)")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="change an option of the preset; repeatable"
+    )
+    train.add_argument("--help-options", action=PrintOptions, help="list every OPTION of --set, and exit")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
+    device_options(train)
+
+    evaluate = commands.add_parser("evaluate", help="evaluate a finished run again, also on other data", **raw)
+    evaluate.add_argument("run", type=Path, metavar="DIR", help="a run folder of 'advit train'")
+    evaluate.add_argument("-p", "--category", metavar="CATEGORY", help="default: the category trained on")
+    data_option(evaluate, "default: the data trained on")
+    evaluate.add_argument("--out", type=Path, help="where to write (default: DIR; other data: DIR/evaluations/...)")
+    device_options(evaluate)
+
+    localize = commands.add_parser(
+        "localize", help="anomaly maps, overlays and decisions for images of your own", **raw,
+        epilog="example: advit localize runs/bottle-quick-seed0 photos/ part7.png --out found\n\n"
+        "writes for each image NAME_overlay.png and NAME_map.tiff (float, the image's size), and scores.csv with\n"
+        "score and decision at the threshold that was calibrated on defect-free training images",
+    )  # fmt: skip
+    localize.add_argument("run", type=Path, metavar="DIR", help="a run folder of 'advit train'")
+    localize.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
+    localize.add_argument("--out", type=Path, required=True, help="folder for overlays, maps and scores.csv")
+    device_options(localize)
+
+    reproduce = commands.add_parser("reproduce", help="every table and figure of this repository", **raw)
+    reproduce.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
+    data_option(reproduce)
+    reproduce.add_argument("--profile", default="quick", help="preset to reproduce with (default: quick)")
+    reproduce.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0")
+    reproduce.add_argument("--out", type=Path, default=Path("."), help="folder of results/ and figures/ (default: .)")
+    device_options(reproduce)
+
+    add_data_commands(commands.add_parser("data", help="check, download or make data", **raw))
+    return parser
+
+
+def data_option(parser: argparse.ArgumentParser, default: str = "default: the embedded synthetic data") -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT", help=f"folder of categories in MVTec AD, BTAD or plain layout; {default}"
+    )
+
+
+def device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_data_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="table of counts, sizes and problems; exit 1 on errors")
+    check.add_argument("root", type=Path, metavar="ROOT")
+    check.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
+    synth = commands.add_parser("synth", help="write the embedded synthetic data set")
+    synth.add_argument("out", type=Path, metavar="OUT")
+    synth.add_argument("--seed", type=int, default=0)
+    download = commands.add_parser("download", help="fetch an official archive, check and extract it")
+    download.add_argument("name", metavar="mvtec|btad")
+    download.add_argument("--out", type=Path, default=Path("data"), help="folder to extract into (default: data)")
+
+
+class PrintOptions(argparse.Action):
+    """``--help-options``: every configuration option with its default in each preset."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        names = list(PRESETS)
+        print(f"{'option':20}" + "".join(f"{n:>10}" for n in names) + "  meaning")
+        for f in fields(ADViTConfig):
+            values = "".join(f"{getattr(PRESETS[n], f.name):>10}" for n in names)
+            choices = f" [{', '.join(CHOICES[f.name])}]" if f.name in CHOICES else ""
+            print(f"{f.name:20}{values}  {f.metadata['help']}{choices}")
+        parser.exit()
+
+
+def pick_device(name: str):
+    """The torch device of this name; auto takes CUDA, then MPS, then the CPU."""
+    import torch
+
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def embedded_root(seed: int = 0) -> Path:
+    """The embedded data set, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    from advit.synthetic import write_dataset
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return write_dataset(cache / "advit" / f"synthetic-seed{seed}", seed)
+
+
+def chosen_categories(root: Path, names: Sequence[str] | None) -> list[str]:
+    """The categories named, or all of the root's for 'all'. Raises ConfigError if none was named."""
+    from advit.data import list_categories
+
+    known = list_categories(root)
+    if not names:
+        raise ConfigError(f"Name a category with -p: {', '.join(known)}, or all.")
+    return known if list(names) == ["all"] else list(dict.fromkeys(names))
+
+
+def run_config(args: argparse.Namespace) -> ADViTConfig:
+    """Preset, then --epochs, then --set."""
+    config = preset(args.preset)
+    if args.epochs is not None:
+        config = replace(config, epochs=args.epochs, max_steps=0)
+    return with_options(config, parse_options(args.set))
+
+
+def metrics_line(name: str, metrics: dict[str, Any]) -> str:
+    """One printed line of metrics, full names."""
+    keys = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.3": "AU-PRO 0.3"}
+    if "image_auroc" not in metrics:
+        return f"{name:16} no test images: trained and calibrated only"
+    cells = [f"{label} {'-' if metrics[k] is None else format(metrics[k], '.3f')}" for k, label in keys.items()]
+    return f"{name:16} " + "   ".join(cells)
+
+
+def command_train(args: argparse.Namespace) -> None:
+    from advit.data import open_category
+    from advit.runs import train_run
+
+    config, device = run_config(args), pick_device(args.device)
+    root = args.data or embedded_root()
+    names = chosen_categories(root, args.category)
+    categories = [open_category(root, name) for name in names]
+    for category in categories:
+        out = args.out or Path("runs") / f"{category.name}-{args.preset}-seed{args.seed}"
+        if args.out and len(categories) > 1:
+            out = args.out / category.name
+        metrics = train_run(
+            category, config, seed=args.seed, out=out, device=device, preset=args.preset, resume=args.resume,
+            progress=not args.quiet,
+        )  # fmt: skip
+        print(metrics_line(category.name, metrics))
+        print(f"{'':16} {out / 'metrics.json'}, {out / 'contact_sheet.png'}")
+
+
+def command_evaluate(args: argparse.Namespace) -> None:
+    from advit.data import data_digest, open_category
+    from advit.runs import evaluate_run, read_config
+
+    stored = read_config(args.run)
+    category = open_category(args.data or Path(stored["data_root"]), args.category or stored["category"])
+    out = args.out
+    if out is None and data_digest(category) != stored["data_digest"]:
+        out = args.run / "evaluations" / f"{category.name}-{data_digest(category)[:8]}"
+    metrics = evaluate_run(args.run, category, pick_device(args.device), out=out, progress=not args.quiet)
+    print(metrics_line(category.name, metrics))
+    print(f"{'':16} {(out or args.run) / 'metrics.json'}")
+
+
+def command_localize(args: argparse.Namespace) -> None:
+    from advit.localize import localize
+    from advit.runs import load_run
+
+    device = pick_device(args.device)
+    detector, _ = load_run(args.run, device)
+    rows = localize(detector, args.images, args.out, device, progress=not args.quiet)
+    for row in rows:
+        print(f"{row['decision']:10} {row['score']:>12}  {row['image']}")
+    print(f"{sum(r['decision'] == 'anomalous' for r in rows)} of {len(rows)} anomalous; {args.out / 'scores.csv'}")
+
+
+def command_reproduce(args: argparse.Namespace) -> None:
+    from advit.reproduce import reproduce
+
+    names = chosen_categories(root := args.data or embedded_root(), args.category or ["all"])
+    preset(args.profile)
+    for line in reproduce(root, names, args.profile, args.seeds, args.out, pick_device(args.device), not args.quiet):
+        print(line)
+
+
+def command_data(args: argparse.Namespace) -> int | None:
+    if args.data_command == "check":
+        from advit.data import list_categories
+        from advit.data_check import check_category, check_table, has_errors
+
+        reports = [check_category(args.root, name) for name in args.category or list_categories(args.root)]
+        print(check_table(reports).to_string())
+        for report in reports:
+            for kind, lines in (("error", report.errors), ("warning", report.warnings)):
+                for line in lines:
+                    print(f"{kind}: {report.name}: {line}")
+        return 1 if has_errors(reports) else 0
+    if args.data_command == "synth":
+        from advit.synthetic import write_dataset
+
+        print(write_dataset(args.out, args.seed, progress=True))
+    else:
+        from advit.data_download import download
+
+        print(download(args.name, args.out))
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit status: 0, 1 for an error with a message, 130 after Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    commands = {
+        "train": command_train,
+        "evaluate": command_evaluate,
+        "localize": command_localize,
+        "reproduce": command_reproduce,
+        "data": command_data,
+    }
+    try:
+        return commands[args.command](args) or 0
+    except AdvitError as error:
+        print(f"advit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nadvit: interrupted. What was finished is kept; 'advit train ... --resume' continues.", file=sys.stderr)
+        return 130

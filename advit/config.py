@@ -1,0 +1,174 @@
+"""One frozen configuration for model, objective, training and scoring, and the presets built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from advit.errors import ConfigError, nearest
+
+CHOICES = {
+    "model": ("advit", "vt_adl"),
+    "density_context": ("others", "self"),
+    "density_target": ("pixels", "encoded"),
+    "minimax": ("both", "maximise", "minimise", "none"),
+    "precision": ("float32", "bfloat16"),
+    "schedule": ("constant", "cosine"),
+    "score": ("density", "reconstruction", "discrepancy", "association", "combined"),
+    "standardise": ("position", "image", "none"),
+}
+
+
+def option(default: Any, text: str) -> Any:
+    """A field with its one-line explanation, shown by ``advit train --help-options``."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class ADViTConfig:
+    """Everything that decides a run besides data, seed and device. The defaults are the public setting.
+
+    Raises:
+        ConfigError: from :meth:`validate`, naming the option and what it may be.
+
+    Test: tests/test_config.py
+    """
+
+    model: str = option("advit", "advit, or vt_adl: the public code's computation, for comparison")
+    image_size: int = option(512, "images are resized to this many pixels square; nothing is cropped")
+    patch: int = option(64, "side of a patch in pixels; divides image_size")
+    dim: int = option(512, "width d of the tokens")
+    depth: int = option(6, "encoder layers L")
+    heads: int = option(8, "attention heads M; divides dim")
+    mlp_dim: int = option(1024, "hidden width of the encoder's MLP")
+    sigma_max: float = option(2.0, "upper end of the prior-association's scale, in patches")
+    noise_sd: float = option(0.2, "Gaussian noise on the encoded features, in training mode only")
+    bottleneck: int = option(512, "length of the reconstruction vector")
+    decoder_width: int = option(32, "channels of the decoder's first stage")
+
+    components: int = option(10, "Gaussians K of the mixture")
+    density_context: str = option("self", "the mixture of a patch is predicted from: self, or others (patch masked)")
+    density_target: str = option("encoded", "the vector whose density is predicted: encoded features or patch pixels")
+    target_dim: int = option(24, "whitened principal components kept of the patch pixels")
+    density_hidden: int = option(0, "hidden width of the density network; 0 for linear heads")
+    log_variance_floor: float = option(-7.0, "lower bound of the mixture's log-variances")
+    mask_share: float = option(0.5, "share of patches masked in a training step, with density_context=others")
+
+    mse_weight: float = option(5.0, "weight of the reconstruction's mean squared error")
+    ssim_weight: float = option(0.5, "weight of the reconstruction's SSIM")
+    minimax_lambda: float = option(3.0, "weight of the association discrepancy")
+    minimax: str = option("both", "phases that the discrepancy's gradient takes: both, maximise, minimise, none")
+    smoothing_eps: float = option(1e-4, "both associations are mixed with this share of the uniform one")
+    density_weight: float = option(1.0, "weight of the density's NLL per patch and dimension")
+
+    epochs: int = option(400, "passes over the training images")
+    max_steps: int = option(0, "stop after this many steps if that is fewer; 0 for no such limit")
+    batch_size: int = option(8, "images in a step")
+    learning_rate: float = option(1e-4, "Adam's learning rate, at its peak")
+    weight_decay: float = option(1e-4, "Adam's L2 penalty")
+    schedule: str = option("constant", "learning rate over the run: constant, or cosine (5 % warm-up, then to 0)")
+    gradient_clip: float = option(0.0, "largest gradient norm of a step; 0 for no limit")
+    shift: int = option(0, "training images are moved by up to this many pixels, edges reflected")
+    brightness: float = option(0.0, "training images are multiplied by 1 +- this")
+    precision: str = option("float32", "of matrix products: float32 or bfloat16")
+
+    score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
+    standardise: str = option("image", "maps by statistics of training images: position, image (one mean) or none")
+    mask_draws: int = option(1, "complementary pairs of masks averaged per image, with density_context=others")
+    score_shifts: int = option(1, "shifted copies per axis that are scored and averaged")
+    map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
+    top_share: float = option(0.0, "image score: mean of this share of the highest pixels; 0 for the maximum")
+    evaluation_size: int = option(256, "maps and masks are compared at this many pixels square")
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side, g = H / p."""
+        return self.image_size // self.patch
+
+    def validate(self) -> None:
+        """Check every option against its type, its choices and the others."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            kind = type(f.default)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ConfigError(f"{f.name} must be {kind.__name__}, got {value!r}.")
+            if f.name in CHOICES and value not in CHOICES[f.name]:
+                known = CHOICES[f.name]
+                raise ConfigError(f"{f.name}={value!r}: must be one of {', '.join(known)}.{nearest(value, known)}")
+            if kind in (int, float) and f.name != "log_variance_floor" and not 0 <= value < float("inf"):
+                raise ConfigError(f"{f.name}={value}: must be a finite number, zero or more.")
+        positive = "image_size patch dim depth heads mlp_dim sigma_max bottleneck decoder_width components target_dim"
+        for name in [*positive.split(), "epochs", "batch_size", "learning_rate", "mask_draws", "score_shifts",
+                     "evaluation_size", "smoothing_eps"]:
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be above zero.")
+        if self.image_size % self.patch:
+            raise ConfigError(f"image_size={self.image_size} is not a multiple of patch={self.patch}.")
+        if self.dim % self.heads:
+            raise ConfigError(f"dim={self.dim} is not a multiple of heads={self.heads}.")
+        if not self.smoothing_eps < 1 or not 0 < self.mask_share < 1 or not self.top_share <= 1:
+            raise ConfigError("smoothing_eps and mask_share must lie between 0 and 1, top_share at most 1.")
+        doubled = (self.score_shifts - 1) * self.patch
+        if doubled % (2 * self.score_shifts) or self.patch % self.score_shifts:
+            raise ConfigError(
+                f"score_shifts={self.score_shifts}: the shifts of patch={self.patch} would not be whole pixels. "
+                "Use 1, 2 or 4 with a patch divisible by 4 or 8."
+            )
+        if self.model == "vt_adl" and self.score in ("discrepancy", "association"):
+            raise ConfigError(f"score={self.score}: vt_adl has no prior-association. Use density or reconstruction.")
+        if self.target_dim > 3 * self.patch**2:
+            raise ConfigError(f"target_dim={self.target_dim}: a patch has only {3 * self.patch**2} values.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary of every option, for JSON."""
+        return asdict(self)
+
+
+def with_options(config: ADViTConfig, options: dict[str, Any]) -> ADViTConfig:
+    """Copy of ``config`` with options changed; an unknown name raises and names the nearest valid one."""
+    known = [f.name for f in fields(ADViTConfig)]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"Unknown option {name!r}.{nearest(name, known)} 'advit train --help-options' lists all.")
+    return replace(config, **options)
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """``["epochs=3", "score=density"]`` to typed values, by the type of each option's default."""
+    kinds = {f.name: type(f.default) for f in fields(ADViTConfig)}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {pair}: write it as name=value, for instance --set epochs=50.")
+        if name not in kinds:
+            with_options(ADViTConfig(), {name: None})
+        try:
+            options[name] = kinds[name](text)
+        except ValueError:
+            raise ConfigError(f"--set {pair}: {name} takes {kinds[name].__name__}, not {text!r}.") from None
+    return options
+
+
+PRESETS: dict[str, ADViTConfig] = {
+    "paper": ADViTConfig(),
+    "vt_adl": ADViTConfig(model="vt_adl", minimax="none", minimax_lambda=0.0, standardise="none"),
+    "quick": ADViTConfig(
+        image_size=128, patch=8, dim=128, depth=4, heads=4, mlp_dim=256, sigma_max=8.0, bottleneck=128,
+        components=5, density_context="others", density_target="pixels", target_dim=24, density_hidden=128,
+        minimax_lambda=0.1, epochs=400, max_steps=3000, batch_size=16, learning_rate=1e-3, weight_decay=1e-5,
+        schedule="cosine", gradient_clip=1.0, shift=4, brightness=0.05, standardise="position", score_shifts=2,
+        map_sigma=8.0,
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> ADViTConfig:
+    """The preset of this name; an unknown one raises and names the nearest."""
+    if name not in PRESETS:
+        raise ConfigError(f"Unknown preset {name!r}: choose {', '.join(PRESETS)}.{nearest(name, list(PRESETS))}")
+    return PRESETS[name]

@@ -1,0 +1,101 @@
+"""A trained network with its calibration: images in, anomaly maps, image scores and decisions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advit.calibration import Standardiser, decision_threshold, fit_standardiser
+from advit.checkpoint import load_checkpoint, save_checkpoint
+from advit.config import ADViTConfig
+from advit.errors import CheckpointError
+from advit.scoring import image_scores, pixel_maps, score_images
+
+CALIBRATION = "calibration.safetensors"
+PARTS = {
+    "density": ("density",),
+    "reconstruction": ("reconstruction",),
+    "discrepancy": ("discrepancy",),
+    "association": ("association",),
+    "combined": ("density", "reconstruction"),
+}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Network, one standardiser per score, and the threshold on the image score."""
+
+    network: nn.Module
+    standardisers: dict[str, Standardiser]
+    threshold: float
+
+    @property
+    def config(self) -> ADViTConfig:
+        return self.network.config
+
+    def combine(self, scores: dict[str, np.ndarray], kind: str | None = None) -> np.ndarray:
+        """Scores on the fine grid to one map ``(n, G, G)``, high where abnormal.
+
+        Each score is standardised with statistics of defect-free training images, then averaged. The
+        discrepancy enters with a minus: abnormal patches attend to their neighbours, as the prior does, so
+        that their discrepancy is low (Anomaly Transformer, section 3.1).
+        """
+        parts = PARTS[kind or self.config.score]
+        signed = [(-1 if p == "discrepancy" else 1) * self.standardisers[p](scores[p]) for p in parts]
+        return np.mean(signed, axis=0).astype(np.float32)
+
+    def maps(
+        self, load: Callable[[list[int]], Tensor], count: int, device: torch.device, progress: str = ""
+    ) -> np.ndarray:
+        """Anomaly maps of ``count`` images at the evaluation size, ``(count, E, E)`` float32."""
+        wanted = PARTS[self.config.score]
+        scores = score_images(self.network, load, count, device=device, wanted=wanted, progress=progress)
+        return pixel_maps(self.combine(scores), self.config.evaluation_size, self.config.map_sigma)
+
+    def image_scores(self, maps: np.ndarray) -> np.ndarray:
+        """Image scores ``(n,)`` of anomaly maps."""
+        return image_scores(maps, self.config.top_share)
+
+    def save(self, run: Path, identity: dict[str, Any]) -> None:
+        """Write the calibration beside the checkpoint."""
+        tensors, shares = {}, {}
+        for name, s in self.standardisers.items():
+            tensors[f"{name}.mean"], tensors[f"{name}.sd"] = torch.from_numpy(s.mean), torch.from_numpy(s.sd)
+            shares[name] = s.position_share
+        meta = {"identity": identity, "threshold": self.threshold, "position_share": shares}
+        save_checkpoint(run / CALIBRATION, tensors, meta)
+
+
+def calibrate(
+    network: nn.Module, load: Callable[[list[int]], Tensor], count: int, kept_out: list[int], device: torch.device,
+    progress: str = "",
+) -> Detector:  # fmt: skip
+    """Statistics and threshold from ``count`` defect-free training images.
+
+    The standardisers use all of them; the threshold uses those ``kept_out`` of training, or all if there are none.
+    """
+    config = network.config
+    wanted = PARTS[config.score]
+    scores = score_images(network, load, count, device=device, wanted=wanted, progress=progress)
+    detector = Detector(network, {k: fit_standardiser(v, config.standardise) for k, v in scores.items()}, 0.0)
+    judged = {k: v[kept_out] if kept_out else v for k, v in scores.items()}
+    maps = pixel_maps(detector.combine(judged), config.evaluation_size, config.map_sigma)
+    return Detector(network, detector.standardisers, decision_threshold(detector.image_scores(maps)))
+
+
+def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) -> Detector:
+    """Detector of a finished run. Raises CheckpointError if its calibration is missing or another run's."""
+    tensors, meta = load_checkpoint(run / CALIBRATION)
+    if meta["identity"] != identity:
+        raise CheckpointError(f"{run / CALIBRATION} belongs to another run. Train again.")
+    names = meta["position_share"]
+    standardisers = {
+        k: Standardiser(tensors[f"{k}.mean"].numpy(), tensors[f"{k}.sd"].numpy(), names[k]) for k in names
+    }
+    return Detector(network, standardisers, meta["threshold"])

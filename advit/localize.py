@@ -1,0 +1,102 @@
+"""Anomaly maps, overlays and decisions for images of one's own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from advit.data import IMAGE_SUFFIXES
+from advit.detector import Detector
+from advit.errors import DataError
+from advit.files import atomic, write_text
+from advit.images import read_image, resize_image
+from advit.plots import MAP_COLOURS
+from advit.runs import score_cells
+
+
+def find_images(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Images among files and folders (searched through), as pairs (path, name to save under), sorted, none twice.
+
+    Raises:
+        DataError: for a path that does not exist, a file that is no image, or a folder without images.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise DataError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+            found |= {p: p.relative_to(path) for p in inside}
+        elif not path.exists():
+            raise DataError(f"{path} does not exist.")
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"{path} is no image: its name must end in {', '.join(sorted(IMAGE_SUFFIXES))}.")
+        else:
+            found[path] = Path(path.name)
+    names: dict[Path, Path] = {}
+    for path, name in found.items():
+        if name in names:
+            raise DataError(f"{path} and {names[name]} would be saved under one name. Pass them in separate calls.")
+        names[name] = path
+    return list(found.items())
+
+
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, spread: float) -> np.ndarray:
+    """Image ``(h, w, 3)`` uint8 with the map on top, more opaque the higher; invisible one spread below threshold."""
+    strength = np.clip((anomaly_map - (threshold - spread)) / (3 * spread), 0, 1)
+    colours = matplotlib.colormaps[MAP_COLOURS](strength)[..., :3] * 255
+    alpha = (0.75 * np.clip(2 * strength, 0, 1))[..., None]
+    return np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
+
+
+def localize(
+    detector: Detector, paths: Iterable[Path], out: Path, device: torch.device, progress: bool = True
+) -> list[dict[str, str]]:
+    """Write, for each image, an overlay PNG and the float map as TIFF in the image's own size, and ``scores.csv``.
+
+    All images are decoded before the first file is written: a bad one leaves nothing behind.
+
+    Raises:
+        DataError: for an image that cannot be read. AdvitError: if ``out`` cannot be written to.
+
+    Test: tests/test_localize.py
+    """
+    images = find_images(paths)
+    for path, _ in tqdm(images, desc="check images", unit="image", disable=not progress):
+        read_image(path)
+    size, rows = detector.config.image_size, []
+    for path, name in tqdm(images, desc="localize", unit="image", disable=not progress):
+        image = read_image(path)
+        small = resize_image(image, size)[None]
+        anomaly_map = detector.maps(lambda _, small=small: small, 1, device)
+        score = detector.image_scores(anomaly_map)[0]
+        height, width = image.shape[-2:]
+        full = F.interpolate(
+            torch.from_numpy(anomaly_map)[None], size=(height, width), mode="bilinear", align_corners=False
+        )[0, 0].numpy()
+        spread = max(float(np.std(anomaly_map)), 1e-6)
+        target = out / name
+        with atomic(target.with_name(f"{name.stem}_map.tiff")) as temporary:
+            Image.fromarray(full.astype(np.float32)).save(temporary, compression="tiff_deflate")
+        with atomic(target.with_name(f"{name.stem}_overlay.png")) as temporary:
+            picture = overlay(image.permute(1, 2, 0).numpy(), full, detector.threshold, spread)
+            Image.fromarray(picture).save(temporary)
+        rows.append(dict(zip(SCORE_COLUMNS, [name.as_posix(), *score_cells(score, detector.threshold)], strict=True)))
+    text = io.StringIO()
+    table = csv.DictWriter(text, SCORE_COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(out / "scores.csv", text.getvalue())
+    return rows
+
+
+SCORE_COLUMNS = ("image", "score", "threshold", "decision")

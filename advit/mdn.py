@@ -1,0 +1,81 @@
+"""Gaussian mixture density network: mixture parameters from features, and the likelihood of a vector."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advit.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Parameters of a mixture of K Gaussians with diagonal covariance in D dimensions, one per patch.
+
+    ``log_weight``: ``(batch, N, K)``, logsumexp over K is 0. ``mean`` and ``log_variance``: ``(batch, N, K, D)``.
+    """
+
+    log_weight: Tensor
+    mean: Tensor
+    log_variance: Tensor
+
+
+def mixture_nll(target: Tensor, mixture: Mixture) -> Tensor:
+    """Negative log-likelihood -log sum_k pi_k N(z; mu_k, diag var_k) of every patch, in nats.
+
+    Args:
+        target: z, ``(batch, N, D)``.
+        mixture: parameters for the same patches.
+
+    Returns:
+        ``(batch, N)``; all constants kept, so values of two models can be compared.
+
+    Differs: the public code sums pi_k times the negative log of each Gaussian (an upper bound that a
+    one-hot pi minimises), uses the softplus of the log-variance and counts log 2 pi once.
+    Source: Bishop 1994, eq. 6 to 8; VT-ADL, eq. 5. Test: tests/test_eq_mdn.py
+    """
+    squared = (target[..., None, :] - mixture.mean).square() * torch.exp(-mixture.log_variance)
+    per_component = -0.5 * (squared + mixture.log_variance + math.log(2 * math.pi)).sum(dim=-1)
+    return -torch.logsumexp(mixture.log_weight + per_component, dim=-1)
+
+
+class MixtureDensityNetwork(nn.Module):
+    """Predicts a Gaussian mixture per patch from a feature vector.
+
+    Args:
+        in_dim: width of the conditioning features.
+        target_dim: D, dimensions of the vector whose density is predicted.
+        components: K.
+        hidden: width of one hidden layer (GELU); 0 for the linear heads of VT-ADL.
+        log_variance_floor: lower bound of every log-variance, approached smoothly.
+
+    Source: VT-ADL, section III (Gaussian approximation). Test: tests/test_eq_mdn.py
+    """
+
+    def __init__(
+        self, *, in_dim: int, target_dim: int, components: int, hidden: int, log_variance_floor: float
+    ) -> None:
+        super().__init__()
+        self.components, self.target_dim, self.log_variance_floor = components, target_dim, log_variance_floor
+        self.body = nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU()) if hidden else nn.Identity()
+        width = hidden or in_dim
+        self.to_weight = nn.Linear(width, components)
+        self.to_mean = nn.Linear(width, components * target_dim)
+        self.to_log_variance = nn.Linear(width, components * target_dim)
+        nn.init.constant_(self.to_log_variance.bias, -log_variance_floor)  # softplus(x) ~ x: log-variance 0
+
+    def forward(self, features: Tensor) -> Mixture:
+        """``(batch, N, in_dim)`` features to the mixture of every patch."""
+        h = self.body(features)
+        split = "b n (k d) -> b n k d"
+        raw = rearrange(full_precision(self.to_log_variance(h)), split, k=self.components)
+        return Mixture(
+            log_weight=F.log_softmax(full_precision(self.to_weight(h)), dim=-1),
+            mean=rearrange(full_precision(self.to_mean(h)), split, k=self.components),
+            log_variance=self.log_variance_floor + F.softplus(raw),
+        )

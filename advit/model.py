@@ -1,0 +1,123 @@
+"""The ADViT network: patch embedding, anomaly encoder, reconstruction, Gaussian mixture density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from advit.attention import AnomalyAttention, Associations
+from advit.config import ADViTConfig
+from advit.decoder import Decoder, ReconstructionVector
+from advit.mdn import MixtureDensityNetwork, mixture_nll
+from advit.patches import patchify
+from advit.precision import full_precision
+from advit.targets import PixelTarget
+
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class ADViTOutput:
+    """What one forward pass gives. N patches, width d.
+
+    ``encoded (batch, N, d)`` before noise; ``reconstruction (batch, 3, H, H)`` in [0, 1]; ``nll (batch, N)`` in
+    nats per dimension; ``associations``: one per layer.
+    """
+
+    encoded: Tensor
+    reconstruction: Tensor
+    nll: Tensor
+    associations: list[Associations]
+
+
+class EncoderLayer(nn.Module):
+    """x = x + AnomalyAttention(Norm(x)); x = x + MLP(Norm(x)). Source: Anomaly Transformer, eq. 1 (pre-norm)."""
+
+    def __init__(self, config: ADViTConfig) -> None:
+        super().__init__()
+        self.attention = AnomalyAttention(
+            dim=config.dim, heads=config.heads, grid=config.grid, sigma_max=config.sigma_max
+        )
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.dim, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, config.dim)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Associations]:
+        out, associations = self.attention(self.norm_attention(x))
+        x = x + out
+        return x + self.mlp(self.norm_mlp(x)), associations
+
+
+class ADViT(nn.Module):
+    """ADViT as one module; every part and its equation has its own file.
+
+    Chosen, where the paper is silent: with ``density_context="others"`` the patches in ``mask`` are replaced
+    by a learned token, so that the density of a patch follows from the other patches alone. With "self" it
+    follows from the patch's own features, after the noise, and its target is the feature vector without
+    noise and without gradient.
+
+    Test: tests/test_model.py
+    """
+
+    def __init__(self, config: ADViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        n, d = config.grid**2, config.dim
+        self.embed = nn.Linear(config.patch**2 * CHANNELS, d)
+        self.position = nn.Parameter(torch.randn(1, n, d) * 0.02)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(d)
+        self.to_vector = ReconstructionVector(tokens=n, dim=d, out_dim=config.bottleneck)
+        self.decoder = Decoder(
+            in_dim=config.bottleneck, image_size=config.image_size, channels=CHANNELS, width=config.decoder_width
+        )
+        pixels = config.density_target == "pixels"
+        self.target = None
+        if pixels:
+            self.target = PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=config.target_dim)
+        self.mask_token = nn.Parameter(torch.zeros(d)) if config.density_context == "others" else None
+        self.density = MixtureDensityNetwork(
+            in_dim=d,
+            target_dim=config.target_dim if pixels else d,
+            components=config.components,
+            hidden=config.density_hidden,
+            log_variance_floor=config.log_variance_floor,
+        )
+
+    def encode(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Associations]]:
+        """Images ``(batch, 3, H, H)`` to features ``(batch, N, d)`` and the associations of every layer.
+
+        ``mask (batch, N)``: True where a patch is hidden from the encoder.
+        """
+        x = self.embed(patchify(images - 0.5, self.config.patch))
+        if mask is not None:
+            x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
+        x = x + self.position
+        associations = []
+        for layer in self.layers:
+            x, a = layer(x)
+            associations.append(a)
+        return self.norm(x), associations
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> ADViTOutput:
+        """One pass. ``noise (batch, N, d)``: a draw of N(0, noise_sd^2), added in training mode only."""
+        encoded, associations = self.encode(images, mask)
+        features = encoded + noise if self.training and noise is not None else encoded
+        return ADViTOutput(
+            encoded=encoded,
+            reconstruction=self.reconstruct(features),
+            nll=self.patch_nll(features, images, encoded),
+            associations=associations,
+        )
+
+    def reconstruct(self, features: Tensor) -> Tensor:
+        """Features ``(batch, N, d)`` to the reconstruction ``(batch, 3, H, H)`` in [0, 1]."""
+        return self.decoder(self.to_vector(features))
+
+    def patch_nll(self, features: Tensor, images: Tensor, encoded: Tensor) -> Tensor:
+        """Density score: NLL of every patch's target under its mixture, in nats per dimension, ``(batch, N)``."""
+        target = self.target(images) if self.target is not None else full_precision(encoded).detach()
+        return mixture_nll(target, self.density(features)) / target.shape[-1]

@@ -1,0 +1,95 @@
+"""The two networks behind one interface: build, training terms, patch scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor, nn
+
+from advit.config import ADViTConfig
+from advit.discrepancy import association_discrepancy, minimax_discrepancy
+from advit.losses import reconstruction_loss
+from advit.model import ADViT
+from advit.patches import patchify
+from advit.vt_adl import VTADL, vt_adl_loss
+
+SCORES = ("density", "reconstruction", "discrepancy", "association")
+
+
+def build_network(config: ADViTConfig, seed: int) -> nn.Module:
+    """The configured network with seeded initial weights; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.model == "advit":
+            return ADViT(config)
+        network = VTADL(
+            image_size=config.image_size, patch=config.patch, dim=config.dim, depth=config.depth, heads=config.heads,
+            mlp_dim=config.mlp_dim, components=config.components, noise_sd=config.noise_sd,
+        )  # fmt: skip
+        network.config = config
+        return network
+
+
+def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: int) -> None:
+    """Fit the fixed part of the network (the pixel target's whitening) to all defect-free training images."""
+    target = getattr(network, "target", None)
+    if target is not None:
+        target.fit(load([i]).float() / 255 for i in range(count))
+
+
+def training_terms(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """All terms of one training step; "total" is what is differentiated.
+
+    total = 2 L_rec + lambda AD (its gradient reversed towards the series-association) + w NLL.
+
+    Source: Anomaly Transformer, eq. 4 and 5; VT-ADL, eq. 6. Test: tests/test_eq_minimax.py
+    """
+    config: ADViTConfig = network.config
+    if config.model == "vt_adl":
+        return vt_adl_loss(network(images, generator), images)
+    batch, n, mask = len(images), config.grid**2, None
+    noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator)
+    if config.density_context == "others":
+        mask = torch.rand(batch, n, generator=generator).argsort(dim=-1) < round(config.mask_share * n)
+        mask = mask.to(images.device)
+    out = network(images, mask, noise.to(images.device))
+    reconstruction, mse, similarity = reconstruction_loss(
+        images, out.reconstruction, config.mse_weight, config.ssim_weight
+    )
+    discrepancy = minimax_discrepancy(out.associations, config.smoothing_eps, config.minimax)
+    density = out.nll[mask].mean() if mask is not None else out.nll.mean()
+    phases = 2 if config.minimax == "both" else 1
+    total = phases * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
+    return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
+
+
+def patch_scores(
+    network: nn.Module, images: Tensor, mask: Tensor | None = None, wanted: Collection[str] = SCORES
+) -> dict[str, Tensor]:
+    """The wanted scores of every patch, ``(batch, N)`` each; high means abnormal, except the discrepancy.
+
+    density: NLL_i, in nats per dimension; reconstruction: e_i, mean squared error of the patch;
+    discrepancy: AD_i in nats; association: softmax_i(-AD) e_i (Anomaly Transformer, eq. 6).
+    ``vt_adl`` has no prior-association and gives the first two.
+
+    Test: tests/test_scoring.py
+    """
+    config: ADViTConfig = network.config
+    if config.model == "vt_adl":
+        out = network(images)
+        error = patchify(images, config.patch) - patchify(out.reconstruction, config.patch)
+        both = {"density": out.patch_nll, "reconstruction": error.square().mean(dim=-1)}
+        return {name: both[name] for name in both if name in wanted}
+    encoded, associations = network.encode(images, mask)
+    scores: dict[str, Tensor] = {}
+    if "density" in wanted:
+        scores["density"] = network.patch_nll(encoded, images, encoded)
+    if {"reconstruction", "association"} & set(wanted):
+        error = patchify(images, config.patch) - patchify(network.reconstruct(encoded), config.patch)
+        scores["reconstruction"] = error.square().mean(dim=-1)
+    if {"discrepancy", "association"} & set(wanted):
+        scores["discrepancy"] = association_discrepancy(associations, config.smoothing_eps)
+    if "association" in wanted:
+        scores["association"] = torch.softmax(-scores["discrepancy"], dim=-1) * scores["reconstruction"]
+    return {name: scores[name] for name in SCORES if name in wanted}

@@ -1,0 +1,109 @@
+"""Figures: arrays in, Figure out. Nothing here computes a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from advit.cache import ImageCache
+from advit.data import Category
+from advit.evaluation import Evaluation
+
+MAP_COLOURS = "magma"
+TRUTH, DECISION = "#00e5ff", "#ffffff"
+STYLE = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 8,
+    "axes.titlepad": 3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "advit",
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.05,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The look of every figure, for the length of a ``with`` block."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def contact_sheet(
+    category: Category, cache: ImageCache, result: Evaluation, threshold: float, columns: int = 6
+) -> Figure:
+    """Worst and best cases: defects hardly seen, defect-free images that look defective, defects clearly seen.
+
+    Upper row of each pair: the image with the outline of the true defect. Lower row: its anomaly map, on one
+    colour scale for the whole sheet, where the map's own outline is drawn at the image threshold.
+    """
+    labels = np.array([s.is_anomalous for s in category.test])
+    order = np.argsort(result.scores, kind="stable")
+    bad, good = order[labels[order]], order[~labels[order]]
+    groups = [
+        ("Defects with the lowest scores", bad[:columns]),
+        ("Defect-free images with the highest scores", good[::-1][:columns]),
+        ("Defects with the highest scores", bad[::-1][:columns]),
+    ]
+    groups = [(title, chosen) for title, chosen in groups if len(chosen)]
+    low, high = np.quantile(result.maps, [0.02, 0.9995])
+    with house_style():
+        figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.5), layout="constrained")
+        figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9)
+        for part, (title, chosen) in zip(figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
+            part.suptitle(title, fontsize=8, x=0.01, ha="left", fontweight="bold")
+            axes = part.subplots(2, columns, squeeze=False)
+            for ax in axes.flat:
+                ax.set_axis_off()
+            for (top, bottom), i in zip(axes.T, chosen, strict=False):
+                sample, mask = category.test[i], cache.mask(int(i)).numpy()
+                top.imshow(cache[int(i)].permute(1, 2, 0).numpy(), extent=(0, *mask.shape, 0))
+                if mask.any():
+                    top.contour(mask, levels=[0.5], colors=TRUTH, linewidths=0.8)
+                top.set_title(f"{sample.defect} {sample.path.stem}"[:24], fontsize=6)
+                drawn = bottom.imshow(result.maps[i], cmap=MAP_COLOURS, vmin=low, vmax=high)
+                if result.maps[i].max() > threshold > result.maps[i].min():
+                    bottom.contour(result.maps[i], levels=[threshold], colors=DECISION, linewidths=0.6)
+                decision = "anomalous" if result.scores[i] > threshold else "good"
+                bottom.set_title(f"{result.scores[i]:.2f}: {decision}", fontsize=6)
+            bar = part.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.015, pad=0.01)
+            bar.ax.axhline(min(max(threshold, low), high), color=DECISION, linewidth=1)
+            bar.ax.tick_params(labelsize=6)
+            bar.set_label("anomaly score", fontsize=6)
+    return figure
+
+
+def sheet_title(name: str, metrics: dict) -> str:
+    """Category and its main metrics, full names, on one line."""
+    shown = {"image_auroc": "image-level AUROC", "pixel_auroc": "pixel-level AUROC", "aupro_0.3": "AU-PRO (FPR ≤ 0.3)"}
+    found = [f"{label} {metrics[key]:.3f}" for key, label in shown.items() if metrics.get(key) is not None]
+    return ", ".join([name, *found]) + ".  Cyan: true defect. White: threshold."
+
+
+def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
+    """Dot plot of the main metrics per category, with one standard deviation over seeds where there are several."""
+    keys = ("image_auroc", "pixel_auroc", "aupro_0.3")
+    with house_style():
+        figure = Figure(figsize=(6.3, 0.32 * len(table) + 0.9), layout="constrained")
+        axes = figure.subplots(1, len(keys), sharey=True)
+        rows = np.arange(len(table))
+        for ax, key, colour, marker in zip(axes, keys, ("#0072B2", "#D55E00", "#009E73"), "osD", strict=True):
+            error = table[f"{key}_sd"].fillna(0) if f"{key}_sd" in table else None
+            ax.errorbar(table[key], rows, xerr=error, fmt=marker, color=colour, markersize=4, linewidth=1)
+            for y, value in zip(rows, table[key], strict=True):
+                if np.isfinite(value):
+                    ax.annotate(f"{value:.3f}", (value, y), (0, 5), textcoords="offset points", ha="center", fontsize=6)
+            ax.set_xlim(0, 1.04)
+            ax.set_title(full_names[key])
+            ax.grid(axis="x", color="0.9")
+            ax.set_axisbelow(True)
+        axes[0].set_yticks(rows, table["category"])
+        axes[0].set_ylim(len(table) - 0.5, -0.6)
+    return figure

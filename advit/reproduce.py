@@ -1,0 +1,144 @@
+"""The main job: every category and seed trained and evaluated, then tables and figures from the records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from advit.checkpoint import load_checkpoint
+from advit.config import ADViTConfig, preset
+from advit.data import Category, data_digest, open_category
+from advit.errors import CheckpointError
+from advit.evaluation import IMAGE_KEYS, PIXEL_KEYS
+from advit.files import atomic, write_text
+from advit.plots import metrics_figure
+from advit.runs import METRICS, SHEET, train_run
+from advit.training import CHECKPOINT, require_identity
+
+FULL_NAMES = {
+    "image_auroc": "image-level AUROC",
+    "image_ap": "image-level AP",
+    "image_f1max": "image-level F1-max",
+    "pixel_auroc": "pixel-level AUROC",
+    "pixel_ap": "pixel-level AP",
+    "aupro_0.3": "AU-PRO (FPR ≤ 0.3)",
+    "aupro_0.05": "AU-PRO (FPR ≤ 0.05)",
+}
+
+
+def reproduce(
+    root: Path, names: Sequence[str], profile: str, seeds: Sequence[int], out: Path, device: torch.device,
+    progress: bool = True,
+) -> Iterator[str]:  # fmt: skip
+    """Run everything that is not stored yet; yields lines to print.
+
+    Runs (with weights) go to ``out/runs/<profile>``; their records, without weights, to
+    ``out/results/<profile>``; figures to ``out/figures/<profile>``. A finished run of the same configuration,
+    seed and data is not repeated, an interrupted one continues.
+
+    Test: tests/test_reproduce.py
+    """
+    config, records = preset(profile), []
+    results, figures = out / "results" / profile, out / "figures" / profile
+    for name in names:
+        category = open_category(root, name)
+        for seed in seeds:
+            run = out / "runs" / profile / f"{name}-seed{seed}"
+            record = stored_record(run, config, seed, category)
+            if record is None:
+                resume = can_resume(run, config, seed, category)
+                if run.exists() and not resume:
+                    shutil.rmtree(run)
+                record = train_run(
+                    category, config, seed=seed, out=run, device=device, preset=profile, resume=resume, progress=progress
+                )  # fmt: skip
+            records.append(record)
+            copy(run / METRICS, results / "runs" / f"{name}-seed{seed}.json")
+            if seed == seeds[0]:
+                copy(run / SHEET, figures / f"contact_sheet_{name}.png")
+            yield f"{name} seed {seed}: " + ", ".join(f"{FULL_NAMES[k]} {record[k]:.3f}" for k in shown(record))
+    table = metrics_table(records)
+    write_text(results / "metrics.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    write_text(results / "metrics.md", markdown_table(table))
+    for suffix in ("png", "svg"):
+        with atomic(figures / f"metrics.{suffix}") as temporary:
+            metadata = {"Date": None} if suffix == "svg" else None
+            metrics_figure(table, FULL_NAMES).savefig(temporary, dpi=200, metadata=metadata)
+    yield f"tables: {results / 'metrics.md'}   figures: {figures}"
+
+
+def identity_of(config: ADViTConfig, seed: int, category: Category) -> dict[str, Any]:
+    """What makes two runs the same: configuration, seed, category and data."""
+    return {
+        "config": config.to_dict(),
+        "seed": seed,
+        "category": category.name,
+        "data_digest": data_digest(category),
+    }
+
+
+def stored_record(run: Path, config: ADViTConfig, seed: int, category: Category) -> dict[str, Any] | None:
+    """The record of a finished run of exactly this configuration, seed and data; None if there is none."""
+    try:
+        record = json.loads((run / METRICS).read_text(encoding="utf-8"))
+        found = (record["config"], record["provenance"]["seed"], record["provenance"]["data_digest"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return record if found == (config.to_dict(), seed, data_digest(category)) else None
+
+
+def can_resume(run: Path, config: ADViTConfig, seed: int, category: Category) -> bool:
+    """Whether ``run`` holds an interrupted run of exactly this configuration, seed and data."""
+    try:
+        require_identity(load_checkpoint(run / CHECKPOINT)[1]["identity"], identity_of(config, seed, category), run)
+        return True
+    except CheckpointError:
+        return False
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically; nothing to do if the run made none."""
+    if source.exists():
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def shown(record: dict[str, Any]) -> list[str]:
+    """The metrics of a record that are defined."""
+    return [k for k in (*IMAGE_KEYS, *PIXEL_KEYS) if record.get(k) is not None]
+
+
+def metrics_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per category and one for the mean of the categories; mean and sd over seeds (sd of n - 1)."""
+    keys = [*IMAGE_KEYS, *PIXEL_KEYS]
+    rows = pd.DataFrame([{"category": r["category"], **{k: r.get(k) for k in keys}} for r in records])
+    rows = rows.astype({k: float for k in keys})
+    groups = rows.groupby("category", sort=True)
+    mean, sd = groups.mean().reset_index(), groups.std().reset_index()
+    table = mean.assign(seeds=groups.size().to_numpy()).join(sd.drop(columns="category"), rsuffix="_sd")
+    average = {"category": "mean", "seeds": int(table["seeds"].min()), **mean[keys].mean().to_dict()}
+    return pd.concat([table, pd.DataFrame([average])], ignore_index=True)
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """The table as Markdown: three decimals, ± sd where there are several seeds, a dash where undefined."""
+    keys = [*IMAGE_KEYS, *PIXEL_KEYS]
+
+    def cell(row: pd.Series, key: str) -> str:
+        if pd.isna(row[key]):
+            return "-"
+        sd = row.get(f"{key}_sd")
+        return f"{row[key]:.3f}" + ("" if sd is None or pd.isna(sd) else f" ± {sd:.3f}")
+
+    lines = [
+        "| category | " + " | ".join(FULL_NAMES[k] for k in keys) + " |",
+        "|---|" + "---|" * len(keys),
+        *(f"| {row['category']} | " + " | ".join(cell(row, k) for k in keys) + " |" for _, row in table.iterrows()),
+    ]
+    return "\n".join(lines) + "\n"

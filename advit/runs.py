@@ -1,0 +1,178 @@
+"""One run from images to metrics, in a folder that can be resumed, evaluated again and shared."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from advit.cache import ImageCache
+from advit.calibration import held_out
+from advit.checkpoint import load_checkpoint, restore
+from advit.config import ADViTConfig, with_options
+from advit.data import Category, data_digest
+from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
+from advit.errors import CheckpointError, DataError
+from advit.evaluation import Evaluation, evaluate
+from advit.files import atomic, write_json, write_text
+from advit.networks import build_network, fit_target
+from advit.plots import contact_sheet
+from advit.results import provenance
+from advit.training import CHECKPOINT, fit
+
+CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"
+
+
+def train_run(
+    category: Category,
+    config: ADViTConfig,
+    *,
+    seed: int,
+    out: Path,
+    device: torch.device,
+    preset: str = "",
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train, calibrate and evaluate one category; everything lands in ``out``. Returns the metrics.
+
+    Every image and mask is decoded before ``out`` is created, so bad data leaves nothing behind. A killed run
+    continues with ``resume=True`` to the same weights.
+
+    Raises:
+        DataError, CheckpointError, TrainingError, AdvitError (from writing).
+
+    Test: tests/test_runs.py
+    """
+    if (out / CONFIG).exists() and not resume:
+        raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
+    train, test, digest = open_caches(category, config, progress)
+    identity = {"config": config.to_dict(), "seed": seed, "category": category.name, "data_digest": digest}
+    network = build_network(config, seed)
+    start = time.monotonic()
+    fit_target(network, train.batch, len(category.train))
+    network.to(device)
+    write_json(out / CONFIG, {"preset": preset, "data_root": str(category.root.parent), **identity})
+    kept_out = held_out(len(category.train))
+    used = sorted(set(range(len(category.train))) - set(kept_out))
+    fit(
+        network,
+        lambda indices: train.batch([used[i] for i in indices]),
+        [category.train[i].path.name for i in used],
+        seed=seed,
+        device=device,
+        run=out,
+        identity=identity,
+        resume=resume and (out / CHECKPOINT).exists(),
+        progress=progress,
+    )
+    seconds = {"train": time.monotonic() - start}
+    start = time.monotonic()
+    label = "calibrate" if progress else ""
+    detector = calibrate(network, train.batch, len(category.train), kept_out, device, label)
+    detector.save(out, identity)
+    seconds["calibrate"] = time.monotonic() - start
+    return finish(detector, category, test, out, identity, device, seconds, progress)
+
+
+def finish(
+    detector: Detector, category: Category, test: ImageCache, out: Path, identity: dict[str, Any],
+    device: torch.device, seconds: dict[str, float], progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate and write metrics, scores and contact sheet. Without test images the metrics are empty."""
+    start = time.monotonic()
+    record: dict[str, Any] = {"category": category.name, "model": detector.config.model}
+    if category.test:
+        result = evaluate(detector, category.test, test, device, progress)
+        record |= result.metrics
+        write_scores(out / SCORES_CSV, category, result, detector.threshold)
+        sheet = contact_sheet(category, test, result, detector.threshold)
+        with atomic(out / SHEET) as temporary:
+            sheet.savefig(temporary, dpi=150)
+    seconds["evaluate"] = time.monotonic() - start
+    record["threshold"] = detector.threshold
+    record["position_share"] = {k: s.position_share for k, s in detector.standardisers.items()}
+    record["images"] = {"train": len(category.train), "test": len(category.test)}
+    record["config"] = identity["config"]
+    record["provenance"] = provenance(
+        device=device, seed=identity["seed"], data_digest=identity["data_digest"], seconds=seconds
+    )
+    write_json(out / METRICS, record)
+    return record
+
+
+def evaluate_run(
+    run: Path, category: Category, device: torch.device, *, out: Path | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Evaluate a finished run again, on its own or other data, and write to ``out`` (default: the run).
+
+    Raises:
+        CheckpointError: if ``run`` is not a finished run. DataError: if there is nothing to evaluate on.
+    """
+    detector, identity = load_run(run, device)
+    cache = ImageCache(category.test, detector.config.image_size, mask_size=detector.config.evaluation_size)
+    cache.fill(progress=progress)
+    if not category.test:
+        raise DataError(f"{category.root} has no test images to evaluate on.")
+    now = {**identity, "category": category.name, "data_digest": data_digest(category)}
+    return finish(detector, category, cache, out or run, now, device, {}, progress)
+
+
+def open_caches(category: Category, config: ADViTConfig, progress: bool) -> tuple[ImageCache, ImageCache, str]:
+    """Decode every image and mask of a category. Returns training and test cache and the data's digest."""
+    train = ImageCache(category.train, config.image_size)
+    test = ImageCache(category.test, config.image_size, mask_size=config.evaluation_size)
+    train.fill(progress=progress)
+    test.fill(progress=progress)
+    return train, test, data_digest(category)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The run's ``config.json``. Raises CheckpointError if ``run`` is not a run or the file is damaged."""
+    path = run / CONFIG
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        known = {f.name for f in fields(ADViTConfig)}
+        if not isinstance(stored["config"], dict) or set(stored["config"]) != known:
+            raise CheckpointError(f"{path} was written by another version of advit. Train again.")
+        return stored
+    except FileNotFoundError:
+        raise CheckpointError(f"{run} is no run: it has no {CONFIG}. Pass the --out folder of 'advit train'.") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Train again.") from None
+
+
+def load_run(run: Path, device: torch.device) -> tuple[Detector, dict[str, Any]]:
+    """Detector of a finished run, and the run's identity (config, seed, category, data digest)."""
+    stored = read_config(run)
+    identity = {k: stored[k] for k in ("config", "seed", "category", "data_digest")}
+    network = build_network(with_options(ADViTConfig(), stored["config"]), stored["seed"])
+    tensors, meta = load_checkpoint(run / CHECKPOINT)
+    restore(network, None, tensors, run / CHECKPOINT)
+    if not (run / CALIBRATION).exists():
+        raise CheckpointError(f"{run} was interrupted in step {meta['step']}. Repeat its 'advit train' with --resume.")
+    return load_calibration(network.to(device), run, identity), identity
+
+
+def write_scores(path: Path, category: Category, result: Evaluation, threshold: float) -> None:
+    """One line per test image: path, kind, score, decision."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "defect", "score", "threshold", "decision"])
+    for sample, score in zip(category.test, result.scores, strict=True):
+        table.writerow(
+            [sample.path.relative_to(category.root).as_posix(), sample.defect, *score_cells(score, threshold)]
+        )
+    write_text(path, text.getvalue())
+
+
+def score_cells(score: float | np.floating, threshold: float) -> list[str]:
+    """Score, threshold and decision as they are printed in every table of scores."""
+    return [f"{score:.6f}", f"{threshold:.6f}", "anomalous" if score > threshold else "good"]

@@ -1,0 +1,119 @@
+"""Patch scores, anomaly maps and image scores of a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+import torch
+from einops import rearrange
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from advit.augment import translate
+from advit.networks import SCORES, patch_scores
+from advit.patches import patch_map_to_pixels
+
+
+def complementary_masks(patches: int, share: float, generator: torch.Generator) -> Tensor:
+    """Random masks that together hide every patch exactly once: ``(groups, N)`` with about 1 / share groups.
+
+    Test: tests/test_scoring.py
+    """
+    groups = max(2, round(1 / share))
+    rank = torch.randperm(patches, generator=generator)
+    return torch.stack([rank % groups == g for g in range(groups)])
+
+
+def shift_offsets(patch: int, shifts: int) -> list[int]:
+    """Offsets in pixels whose patch centres interleave to a regular grid ``shifts`` times as fine."""
+    return [int((k - (shifts - 1) / 2) * patch / shifts) for k in range(shifts)]
+
+
+@torch.inference_mode()
+def score_batch(
+    network: nn.Module, images: Tensor, seed: int = 0, wanted: Collection[str] = SCORES
+) -> dict[str, Tensor]:
+    """Scores of ``images (batch, 3, H, H)`` on the fine grid: ``(batch, G, G)`` each, G = score_shifts * H / p.
+
+    With density_context="others" the density of a patch is read where that patch was masked; the other scores
+    are averaged over the masks. The masks follow from ``seed`` alone and are the same for every image, so a
+    score does not depend on the batch an image came in.
+
+    Test: tests/test_scoring.py
+    """
+    config, parts = network.config, []
+    generator = torch.Generator().manual_seed(seed)
+    offsets = shift_offsets(config.patch, config.score_shifts)
+    for dy in offsets:
+        for dx in offsets:
+            # The content moves by -offset, so that patch centres lie at +offset in the image's own frame.
+            moved = translate(images, [(-dy, -dx)] * len(images))
+            total: dict[str, Tensor] = {}
+            for scores, share in _passes(network, moved, generator, wanted):
+                for name, value in scores.items():
+                    total[name] = total.get(name, 0) + value.float() * share[name]
+            parts.append(total)
+    s, g = config.score_shifts, config.grid
+    weave = "(sy sx) b (gh gw) -> b (gh sy) (gw sx)"
+    return {k: rearrange(torch.stack([p[k] for p in parts]), weave, sy=s, sx=s, gh=g, gw=g) for k in parts[0]}
+
+
+def _passes(network: nn.Module, images: Tensor, generator: torch.Generator, wanted: Collection[str]):
+    """Scores of every pass over a batch, and each score's share in the sum."""
+    config = network.config
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+        if config.density_context != "others":
+            yield patch_scores(network, images, None, wanted), dict.fromkeys(SCORES, 1.0)
+            return
+        for _ in range(config.mask_draws):
+            masks = complementary_masks(config.grid**2, config.mask_share, generator).to(images.device)
+            for mask in masks:
+                share = dict.fromkeys(SCORES, 1 / (config.mask_draws * len(masks)))
+                share["density"] = mask / config.mask_draws
+                yield patch_scores(network, images, mask.expand(len(images), -1), wanted), share
+
+
+def score_images(
+    network: nn.Module,
+    load: Callable[[list[int]], Tensor],
+    count: int,
+    *,
+    device: torch.device,
+    wanted: Collection[str] = SCORES,
+    batch: int = 16,
+    progress: str = "",
+) -> dict[str, np.ndarray]:
+    """Scores of ``count`` images on the fine grid, ``(count, G, G)`` float32 per score.
+
+    Args:
+        load: indices to a uint8 batch ``(batch, 3, H, H)``.
+        progress: label of a progress bar; none if empty.
+    """
+    network.eval()
+    found: dict[str, list[np.ndarray]] = {}
+    for start in tqdm(range(0, count, batch), desc=progress, unit="batch", disable=not progress):
+        images = load(list(range(start, min(start + batch, count)))).to(device).float() / 255
+        for name, value in score_batch(network, images, wanted=wanted).items():
+            found.setdefault(name, []).append(value.cpu().numpy())
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def pixel_maps(maps: np.ndarray, size: int, map_sigma: float) -> np.ndarray:
+    """Fine-grid maps ``(n, G, G)`` to anomaly maps ``(n, size, size)``: bilinear, then a Gaussian filter.
+
+    ``map_sigma`` is in pixels at 512 and scales with ``size``. Test: tests/test_scoring.py
+    """
+    up = patch_map_to_pixels(torch.from_numpy(np.ascontiguousarray(maps)), size).numpy()
+    sigma = map_sigma * size / 512
+    return gaussian_filter(up, sigma=(0, sigma, sigma), mode="nearest") if sigma > 0 else up
+
+
+def image_scores(maps: np.ndarray, top_share: float) -> np.ndarray:
+    """Image score ``(n,)``: maximum of each map, or the mean of its highest ``top_share`` of pixels."""
+    flat = maps.reshape(len(maps), -1)
+    if top_share <= 0:
+        return flat.max(axis=1)
+    k = max(1, round(top_share * flat.shape[1]))
+    return np.partition(flat, -k, axis=1)[:, -k:].mean(axis=1)

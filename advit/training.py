@@ -1,0 +1,162 @@
+"""fit: seeded, resumable training on any device."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from advit.augment import augment
+from advit.checkpoint import load_checkpoint, optimiser_tensors, restore, save_checkpoint
+from advit.config import ADViTConfig
+from advit.errors import CheckpointError, TrainingError
+from advit.files import write_text
+from advit.networks import training_terms
+
+CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+SAVE_EVERY_SECONDS = 20
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one step: all that is random in a step follows from seed and step number alone.
+
+    So a resumed run draws what an uninterrupted one draws, and every device draws the same (it lives on the CPU).
+    """
+    return torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
+
+
+def batch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """Shuffled batches of one epoch; a last batch of one image joins the one before it (BatchNorm needs two)."""
+    generator = torch.Generator().manual_seed((seed + 1) * 7_000_003 + epoch)
+    order = torch.randperm(count, generator=generator).tolist()
+    batches = [order[i : i + batch] for i in range(0, count, batch)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        last = batches.pop()
+        batches[-1] += last
+    return batches
+
+
+def total_steps(config: ADViTConfig, count: int) -> int:
+    """Optimiser steps of a whole run on ``count`` images."""
+    steps = config.epochs * len(batch_order(count, config.batch_size, 0, 0))
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def learning_rate(config: ADViTConfig, step: int, total: int) -> float:
+    """Learning rate of a step: constant, or 5 % linear warm-up and a cosine to zero."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    warm = max(1, total // 20)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def train_step(
+    network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, generator: torch.Generator, rate: float
+) -> dict[str, Tensor]:
+    """One optimiser step on images in [0, 1]; starts from zeroed gradients. Returns the detached terms."""
+    config = network.config
+    images = augment(images, config.shift, config.brightness, generator)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+        terms = training_terms(network, images, generator)
+    terms["total"].backward()
+    if config.gradient_clip:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+    optimiser.step()
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def require_finite(terms: dict[str, float], epoch: int, step: int, names: list[str]) -> None:
+    """Stop with the first term that is not finite and the images of the step.
+
+    Raises:
+        TrainingError. Test: tests/test_training.py
+    """
+    for name in [n for n in terms if n != "total"] + ["total"]:
+        if not math.isfinite(terms[name]):
+            raise TrainingError(
+                f"The {name} term became {terms[name]} in epoch {epoch + 1}, step {step + 1}, on: {', '.join(names)}. "
+                "Look at these images, or lower the step with --set learning_rate=... or --set gradient_clip=1."
+            )
+
+
+def fit(
+    network: nn.Module,
+    load: Callable[[list[int]], Tensor],
+    names: list[str],
+    *,
+    seed: int,
+    device: torch.device,
+    run: Path,
+    identity: dict[str, Any],
+    resume: bool = False,
+    progress: bool = True,
+) -> None:
+    """Train ``network`` in place for its configured length, saving to ``run`` as it goes.
+
+    Args:
+        load: indices to a uint8 batch ``(batch, 3, H, H)`` of defect-free training images.
+        names: their names, for messages; their number is the size of the training set.
+        run: folder of checkpoint and log. A checkpoint is written at the end of an epoch at most every
+            20 s, and after the last one.
+        identity: what a checkpoint must agree with to be continued (config, seed, data).
+        resume: continue from the checkpoint in ``run``; the final weights equal an uninterrupted run's.
+
+    Raises:
+        TrainingError: on a loss that is not finite. CheckpointError: if ``run`` holds another run's checkpoint.
+
+    Test: tests/test_training.py
+    """
+    config: ADViTConfig = network.config
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    step, epoch, log = 0, 0, []
+    if resume:
+        tensors, meta = load_checkpoint(run / CHECKPOINT)
+        require_identity(meta["identity"], identity, run)
+        restore(network, optimiser, tensors, run / CHECKPOINT)
+        step, epoch, log = meta["step"], meta["epoch"], meta["log"]
+    total, saved = total_steps(config, len(names)), time.monotonic()
+    bar = tqdm(total=total, initial=step, desc="train", unit="step", disable=not progress)
+    while step < total:
+        network.train()
+        sums: dict[str, float] = {}
+        batches = batch_order(len(names), config.batch_size, seed, epoch)[: total - step]
+        for indices in batches:
+            images = load(indices).to(device).float() / 255
+            rate = learning_rate(config, step, total)
+            found = train_step(network, optimiser, images, step_generator(seed, step), rate)
+            terms = {k: float(v) for k, v in found.items()}
+            require_finite(terms, epoch, step, [names[i] for i in indices])
+            sums = {k: sums.get(k, 0.0) + v / len(batches) for k, v in terms.items()}
+            step += 1
+            bar.update()
+        epoch += 1
+        log.append({"epoch": epoch, "step": step, "learning_rate": rate, **sums})
+        bar.set_postfix({k: f"{v:.3f}" for k, v in sums.items()})
+        if step >= total or time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            tensors = {f"network.{k}": v for k, v in network.state_dict().items()} | optimiser_tensors(optimiser)
+            meta = {"identity": identity, "step": step, "epoch": epoch, "log": log}
+            save_checkpoint(run / CHECKPOINT, tensors, meta)
+            write_text(run / LOG, "".join(json.dumps(line) + "\n" for line in log))
+            saved = time.monotonic()
+    bar.close()
+
+
+def require_identity(found: dict[str, Any], wanted: dict[str, Any], run: Path) -> None:
+    """Raise CheckpointError naming what differs between a checkpoint and the run that wants to continue it."""
+    flat_found, flat_wanted = ({**x, **x.get("config", {}), "config": None} for x in (found, wanted))
+    differing = [k for k in flat_wanted if flat_found.get(k) != flat_wanted[k]]
+    if differing:
+        detail = ", ".join(f"{k} (there {flat_found.get(k)!r}, now {flat_wanted[k]!r})" for k in sorted(differing))
+        raise CheckpointError(f"{run} holds another run: {detail}. Repeat its options, or choose another --out.")

@@ -1,0 +1,68 @@
+"""config.py: validation, presets, --set, and the nearest valid name."""
+
+import json
+
+import pytest
+
+from advit.config import PRESETS, ADViTConfig, parse_options, preset, with_options
+from advit.errors import ConfigError
+
+
+def test_defaults_are_the_public_setting():
+    c = PRESETS["paper"]
+    found = (c.image_size, c.patch, c.dim, c.depth, c.heads, c.mlp_dim, c.components, c.learning_rate, c.weight_decay)
+    assert found == (512, 64, 512, 6, 8, 1024, 10, 1e-4, 1e-4)
+    assert (c.batch_size, c.epochs, c.noise_sd, c.minimax_lambda, c.mse_weight, c.ssim_weight) == (8, 400, 0.2, 3, 5, 0.5)
+    assert (c.map_sigma, c.minimax, c.schedule) == (4.0, "both", "constant")
+
+
+def test_every_option_has_an_explanation_and_survives_json():
+    for name, config in PRESETS.items():
+        assert with_options(ADViTConfig(), json.loads(json.dumps(config.to_dict()))) == config, name
+    assert all(f.metadata["help"] for f in ADViTConfig.__dataclass_fields__.values())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epoch": 3}, "Unknown option 'epoch'. Did you mean 'epochs'?"),
+        ({"patch": 60}, "image_size=512 is not a multiple of patch=60."),
+        ({"heads": 7}, "dim=512 is not a multiple of heads=7."),
+        ({"score": "densty"}, "Did you mean 'density'?"),
+        ({"epochs": 0}, "epochs=0: must be above zero."),
+        ({"learning_rate": float("nan")}, "learning_rate=nan: must be a finite number"),
+        ({"epochs": 2.5}, "epochs must be int, got 2.5."),
+        ({"mask_share": 1.0}, "smoothing_eps and mask_share must lie between 0 and 1"),
+        ({"target_dim": 99999}, "a patch has only 12288 values"),
+        ({"score_shifts": 3}, "score_shifts=3: the shifts of patch=64 would not be whole pixels"),
+        ({"model": "vt_adl", "score": "discrepancy"}, "vt_adl has no prior-association"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ConfigError) as error:
+        with_options(ADViTConfig(), options)
+    assert message in str(error.value)
+
+
+def test_set_takes_the_type_of_the_option():
+    assert parse_options(["epochs=3", "learning_rate=1e-3", "score=combined"]) == {
+        "epochs": 3, "learning_rate": 1e-3, "score": "combined",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pair, message",
+    [
+        ("epochs", "write it as name=value"),
+        ("epochs=many", "epochs takes int, not 'many'"),
+        ("epoch=3", "Did you mean 'epochs'?"),
+    ],
+)
+def test_set_explains_what_is_wrong(pair, message):
+    with pytest.raises(ConfigError, match="(?s).*" + message.replace("?", r"\?")):
+        parse_options([pair])
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'quick'"):
+        preset("quik")

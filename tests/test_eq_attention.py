@@ -1,0 +1,56 @@
+"""attention.py against slow float64 loops written from the formulas."""
+
+import math
+
+import pytest
+import torch
+
+from advit.attention import AnomalyAttention, prior_association, prior_scale
+from advit.patches import patch_distances
+
+
+def test_prior_is_a_normalised_gaussian_in_patch_distance():
+    grid, heads, batch = 3, 2, 4
+    sigma = torch.rand(batch, heads, grid**2, dtype=torch.float64) * 3 + 0.2
+    distances = patch_distances(grid).double()
+    prior = prior_association(sigma, distances.square())
+    for b, m, i in [(0, 0, 0), (3, 1, 4), (2, 0, 8)]:
+        row = [math.exp(-distances[i, j].item() ** 2 / (2 * sigma[b, m, i].item() ** 2)) for j in range(grid**2)]
+        assert prior[b, m, i].tolist() == pytest.approx([v / sum(row) for v in row], rel=1e-12)
+    assert torch.allclose(prior.sum(dim=-1), torch.ones(batch, heads, grid**2, dtype=torch.float64))
+
+
+def test_scale_is_anomaly_transformers_for_a_range_of_two():
+    raw = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    expected = [3 ** (1 / (1 + math.exp(-5 * s)) + 1e-5) - 1 for s in raw.tolist()]
+    assert prior_scale(raw, 2.0).tolist() == pytest.approx(expected, rel=1e-12)
+    assert 0 < prior_scale(torch.tensor(-50.0), 2.0).item() < 2e-5
+    assert prior_scale(torch.tensor(50.0), 8.0).item() == pytest.approx(8, abs=1e-3)
+
+
+def test_attention_against_loops():
+    dim, heads, grid, batch = 12, 3, 2, 2
+    layer = AnomalyAttention(dim=dim, heads=heads, grid=grid, sigma_max=4.0).double()
+    x = torch.randn(batch, grid**2, dim, dtype=torch.float64)
+    out, found = layer(x)
+    width, n = dim // heads, grid**2
+    qkv = x @ layer.to_qkv.weight.T + layer.to_qkv.bias
+    for b in range(batch):
+        rows = []
+        for i in range(n):
+            parts = []
+            for m in range(heads):
+                q, k, v = (
+                    [qkv[b, j, third * dim + m * width : third * dim + (m + 1) * width] for j in range(n)]
+                    for third in range(3)
+                )
+                logits = torch.stack([q[i] @ k[j] / math.sqrt(width) for j in range(n)])
+                weights = logits.exp() / logits.exp().sum()
+                assert torch.allclose(found.series[b, m, i].double(), weights, atol=1e-6)
+                parts.append(sum(w * vj for w, vj in zip(weights, v, strict=True)))
+            rows.append(torch.cat(parts))
+        expected = torch.stack(rows) @ layer.to_out.weight.T + layer.to_out.bias
+        assert torch.allclose(out[b], expected, atol=1e-6)
+    raw = x @ layer.to_sigma.weight.T + layer.to_sigma.bias
+    assert found.sigma[1, 2, 3].item() == pytest.approx(prior_scale(raw[1, 3, 2], 4.0).item(), rel=1e-5)
+    assert torch.allclose(found.series.sum(dim=-1), torch.ones(batch, heads, n).double())

@@ -1,0 +1,108 @@
+"""The minimax phases: what each moves, and one backward pass against Anomaly Transformer's two."""
+
+import pytest
+import torch
+
+from advit.attention import Associations
+from advit.config import ADViTConfig, with_options
+from advit.discrepancy import dense_discrepancy, minimax_discrepancy
+from advit.networks import build_network, training_terms
+
+SMALL = with_options(
+    ADViTConfig(),
+    dict(image_size=32, patch=8, dim=24, depth=2, heads=3, mlp_dim=32, bottleneck=16, components=3, noise_sd=0.0,
+         density_context="others", density_target="pixels", target_dim=6, density_hidden=16, minimax_lambda=0.7),
+)  # fmt: skip
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def network():
+    net = build_network(SMALL, seed=1)
+    with torch.no_grad():  # larger weights: associations far from uniform
+        for layer in net.layers:
+            layer.attention.to_qkv.weight.mul_(4)
+            layer.attention.to_sigma.weight.mul_(4)
+    return net.double().train()
+
+
+def gradients(net, loss):
+    net.zero_grad(set_to_none=True)
+    loss.backward()
+    return {k: p.grad.clone() for k, p in net.named_parameters() if p.grad is not None}
+
+
+def is_prior(name):
+    return "to_sigma" in name
+
+
+def detached_series(a):
+    return Associations(a.series.detach(), a.sigma, a.squared_distances)
+
+
+def detached_prior(a):
+    return Associations(a.series, a.sigma.detach(), a.squared_distances)
+
+
+@pytest.mark.parametrize("phase", ["minimise", "maximise"])
+def test_a_phase_moves_its_own_side_only(phase):
+    """Last layer: gradients that pass through the tokens would reach both sides of earlier layers."""
+    net = network()
+    tokens = torch.randn(2, 16, 24, dtype=torch.float64)
+    attention = net.layers[0].attention
+    _, found = attention(tokens)
+    grads = gradients(attention, minimax_discrepancy([found], 1e-4, phase))
+    moved = {k for k, g in grads.items() if g.abs().max() > 0}
+    if phase == "minimise":
+        assert moved == {"to_sigma.weight", "to_sigma.bias"}
+    else:
+        assert moved == {"to_qkv.weight", "to_qkv.bias"}
+        assert grads["to_qkv.weight"][48:].abs().max() == 0  # values take no part in an association
+
+
+def test_the_minimise_phase_lowers_and_the_maximise_phase_raises_the_discrepancy():
+    for phase, sign in [("minimise", -1), ("maximise", 1)]:
+        net = network()
+        before = dense_discrepancy(net.encode(IMAGES.double())[1], 1e-4).mean()
+        grads = gradients(net, minimax_discrepancy(net.encode(IMAGES.double())[1], 1e-4, phase))
+        with torch.no_grad():
+            for name, p in net.named_parameters():
+                if name in grads:
+                    p -= 1e-3 * grads[name] / (grads[name].norm() + 1e-12)
+        after = dense_discrepancy(net.encode(IMAGES.double())[1], 1e-4).mean()
+        assert sign * (after - before) > 0
+
+
+def test_one_backward_pass_equals_the_sum_of_the_two_phases():
+    """Source: Anomaly Transformer, eq. 5: L + lambda AD(P, sg S) and L - lambda AD(sg P, S), two backward passes."""
+    eps, lam = SMALL.smoothing_eps, SMALL.minimax_lambda
+
+    def loss_and_layers(net):
+        encoded, layers = net.encode(IMAGES.double())
+        return encoded.square().mean(), layers
+
+    net = network()
+    loss, layers = loss_and_layers(net)
+    one = gradients(net, 2 * loss + lam * minimax_discrepancy(layers, eps, "both"))
+    loss, layers = loss_and_layers(net)
+    first = gradients(net, loss + lam * dense_discrepancy([detached_series(a) for a in layers], eps).mean())
+    loss, layers = loss_and_layers(net)
+    second = gradients(net, loss - lam * dense_discrepancy([detached_prior(a) for a in layers], eps).mean())
+    for name, gradient in one.items():
+        both = first.get(name, 0) + second.get(name, 0)
+        assert torch.allclose(gradient, both, rtol=1e-8, atol=1e-12), name
+    assert any(is_prior(k) and g.abs().max() > 0 for k, g in one.items())
+
+
+def test_no_phase_gives_a_value_without_gradient():
+    _, layers = network().encode(IMAGES.double())
+    value = minimax_discrepancy(layers, 1e-4, "none")
+    assert not value.requires_grad
+    assert value.item() == pytest.approx(dense_discrepancy(layers, 1e-4).mean().item())
+
+
+def test_the_total_is_the_written_sum():
+    net = build_network(SMALL, 0)
+    terms = training_terms(net, IMAGES, torch.Generator().manual_seed(0))
+    reconstruction = SMALL.mse_weight * terms["mse"] - SMALL.ssim_weight * terms["ssim"]
+    expected = 2 * reconstruction + 0.7 * terms["discrepancy"] + SMALL.density_weight * terms["density"]
+    assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-6)

@@ -1,0 +1,60 @@
+"""losses.py against loops and torchmetrics."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from advit.losses import reconstruction_loss, ssim
+
+
+def slow_ssim(x, y, window=11, sigma=1.5):
+    """Every pixel, every tap, in float64, zero outside the image."""
+    taps = [math.exp(-((i - window // 2) ** 2) / (2 * sigma**2)) for i in range(window)]
+    weight = torch.tensor([[a * b for b in taps] for a in taps], dtype=torch.float64) / sum(taps) ** 2
+    x, y = (F.pad(v.double(), (window // 2,) * 4) for v in (x, y))
+    total, count = 0.0, 0
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            for i in range(x.shape[2] - window + 1):
+                for j in range(x.shape[3] - window + 1):
+                    u, v = (t[b, c, i : i + window, j : j + window] for t in (x, y))
+                    mu, mv = (weight * u).sum(), (weight * v).sum()
+                    vu, vv = (weight * u * u).sum() - mu**2, (weight * v * v).sum() - mv**2
+                    cov = (weight * u * v).sum() - mu * mv
+                    top = (2 * mu * mv + 1e-4) * (2 * cov + 9e-4)
+                    total += (top / ((mu**2 + mv**2 + 1e-4) * (vu + vv + 9e-4))).item()
+                    count += 1
+    return total / count
+
+
+def test_ssim_against_loops():
+    x, y = torch.rand(2, 3, 13, 9, generator=torch.Generator().manual_seed(0)), torch.rand(2, 3, 13, 9)
+    assert ssim(x, y).item() == pytest.approx(slow_ssim(x, y), abs=2e-6)
+
+
+def test_ssim_of_the_inside_agrees_with_torchmetrics():
+    """Their border is another one (reflection, cropped); far from it the two definitions are the same."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as witness
+
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.zeros(2, 1, 64, 64), torch.zeros(2, 1, 64, 64)
+    x[..., 16:48, 16:48], y[..., 16:48, 16:48] = torch.rand(2, 1, 32, 32, generator=g), torch.rand(2, 1, 32, 32, generator=g)
+    theirs = witness(x, y, data_range=1.0, gaussian_kernel=True, sigma=1.5, kernel_size=11).item()
+    assert (ssim(x, y).item() - 1) == pytest.approx((theirs - 1) * (54 / 64) ** 2, rel=1e-4)
+
+
+def test_equal_images_have_ssim_one_and_loss_minus_its_weight():
+    x = torch.rand(1, 3, 16, 16)
+    loss, mse, similarity = reconstruction_loss(x, x.clone(), 5.0, 0.5)
+    assert similarity.item() == pytest.approx(1, abs=1e-5)
+    assert mse.item() == 0
+    assert loss.item() == pytest.approx(-0.5, abs=1e-5)
+
+
+def test_loss_is_the_weighted_sum():
+    x, y = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    loss, mse, similarity = reconstruction_loss(x, y, 5.0, 0.5)
+    assert mse.item() == pytest.approx(((x - y) ** 2).mean().item())
+    assert loss.item() == pytest.approx(5 * mse.item() - 0.5 * similarity.item(), rel=1e-6)
