@@ -51,8 +51,7 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     batch, n, mask = len(images), config.grid**2, None
     noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator)
     if config.density_context == "others":
-        mask = torch.rand(batch, n, generator=generator).argsort(dim=-1) < round(config.mask_share * n)
-        mask = mask.to(images.device)
+        mask = random_masks(batch, n, config.mask_share, generator).to(images.device)
     out = network(images, mask, noise.to(images.device))
     reconstruction, mse, similarity = reconstruction_loss(
         images, out.reconstruction, config.mse_weight, config.ssim_weight
@@ -62,6 +61,16 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     phases = 2 if config.minimax == "both" else 1
     total = phases * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
     return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
+
+
+def random_masks(batch: int, patches: int, least: float, generator: torch.Generator) -> Tensor:
+    """One mask per image ``(batch, N)``, hiding a share drawn evenly from ``least`` to 1, at least one patch.
+
+    Test: tests/test_training.py
+    """
+    share = least + (1 - least) * torch.rand(batch, 1, generator=generator)
+    rank = torch.rand(batch, patches, generator=generator).argsort(dim=-1).argsort(dim=-1)
+    return rank < (share * patches).round().clamp_min(1)
 
 
 def patch_scores(
