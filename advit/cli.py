@@ -101,6 +101,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     download = commands.add_parser("download", help="fetch an official archive, check and extract it")
     download.add_argument("name", metavar="mvtec|btad")
     download.add_argument("--out", type=Path, default=Path("data"), help="folder to extract into (default: data)")
+    download.add_argument("--url", metavar="URL", help="another address of the same archive, if the official one moved")
 
 
 class PrintOptions(argparse.Action):
@@ -229,7 +230,8 @@ def command_data(args: argparse.Namespace) -> int | None:
         from advit.data import list_categories
         from advit.data_check import check_category, check_table, has_errors
 
-        reports = [check_category(args.root, name) for name in args.category or list_categories(args.root)]
+        names = args.category or list_categories(args.root)
+        reports = [check_category(args.root, name, progress=True) for name in names]
         print(check_table(reports).to_string())
         for report in reports:
             for kind, lines in (("error", report.errors), ("warning", report.warnings)):
@@ -241,9 +243,11 @@ def command_data(args: argparse.Namespace) -> int | None:
 
         print(write_dataset(args.out, args.seed, progress=True))
     else:
-        from advit.data_download import download
+        from advit.data_download import download, find_archive
 
-        print(download(args.name, args.out))
+        archive = find_archive(args.name)
+        print(f"{archive.title}, licence: {archive.licence}\nPlease cite {archive.citation}.")
+        print(download(archive, args.out, url=args.url))
     return None
 
 

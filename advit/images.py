@@ -1,4 +1,4 @@
-"""One image file or mask file to a tensor, with Pillow. Whatever is wrong with the file is a DataError that names it."""
+"""One image or mask file to a tensor, with Pillow. Whatever is wrong with the file is a DataError that names it."""
 
 from __future__ import annotations
 
@@ -114,11 +114,8 @@ def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> tv_tenso
             values = np.asarray(picture).astype(np.int64)
         else:
             values = grey16(picture) if picture.mode in WIDE_MODES else rgb(picture).max(axis=2)
-    if image_size is not None and values.shape != tuple(image_size):
-        (h, w), (height, width) = values.shape, image_size
-        raise DataError(
-            f"mask {path} is {w}x{h} pixels, its image is {width}x{height}. Export the mask in the image's size."
-        )
+    if image_size is not None:
+        check_mask_size(path, values.shape, image_size)
     top = int(values.max())
     if top <= 1:
         defect = values > 0
@@ -128,6 +125,15 @@ def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> tv_tenso
         if top < half:
             raise DataError(f"mask {path} has values up to {top}, neither 0/1 nor 0/255. Save defects as 255.")
     return tv_tensors.Mask(torch.from_numpy(defect.astype(np.uint8)))
+
+
+def check_mask_size(path: Path, mask_size: tuple[int, ...], image_size: tuple[int, ...]) -> None:
+    """Raise DataError if the mask's ``(h, w)`` is not its image's."""
+    if tuple(mask_size) != tuple(image_size):
+        (h, w), (height, width) = mask_size, image_size
+        raise DataError(
+            f"mask {path} is {w}x{h} pixels, its image is {width}x{height}. Export the mask in the image's size."
+        )
 
 
 def resize_image(image: Tensor, size: int) -> Tensor:

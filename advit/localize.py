@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from advit.images import IMAGE_SUFFIXES
+from advit.data import IMAGE_SUFFIXES
 from advit.detector import Detector
 from advit.errors import DataError
 from advit.files import atomic, write_text

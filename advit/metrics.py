@@ -1,168 +1,229 @@
-"""Image-level and pixel-level AUROC, AP, F1-max and AU-PRO, each defined once. NumPy, SciPy and scikit-learn only."""
+"""Image-level and pixel-level AUROC and AP, AU-PRO and F1-max: exact, ties included, from one sort of the scores."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from scipy import ndimage
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from numpy.typing import ArrayLike
+from scipy.integrate import trapezoid
+from scipy.ndimage import label
 
-EIGHT = np.ones((3, 3), dtype=int)
-
-
-def image_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """Image-level AUROC, AP and F1-max of scores ``(n,)`` against labels ``(n,)``, True for anomalous.
-
-    All None if only one class is present, because none of them is defined then.
-
-    Raises:
-        ValueError: on scores that are not finite, or shapes that differ.
-
-    Test: tests/test_metrics.py
-    """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
-    _check(scores, labels)
-    if labels.all() or not labels.any():
-        return {"image_auroc": None, "image_ap": None, "image_f1max": None}
-    return {
-        "image_auroc": float(roc_auc_score(labels, scores)),
-        "image_ap": float(average_precision_score(labels, scores)),
-        "image_f1max": f1_max(scores, labels)[0],
-    }
+EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
 
 
-def f1_max(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Largest F1 = 2 TP / (2 TP + FP + FN) over all thresholds ``score >= t``, and that threshold.
+@dataclass(frozen=True)
+class Ranking:
+    """The distinct values of the positives, highest first, and what lies at and above each; all ``(d,)``.
 
-    It knows the labels: a bound for comparison between methods, not a threshold to use.
-    """
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
-    total = precision[:-1] + recall[:-1]
-    f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
-    best = int(f1.argmax())
-    return float(f1[best]), float(thresholds[best])
-
-
-def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float | None]:
-    """Pixel-level AUROC and AP, AU-PRO to FPR 0.3 and 0.05, of maps ``(n, h, w)`` against masks ``(n, h, w)``.
-
-    One sort of the defect-free pixels and one of the defect pixels give all four exactly; ties are handled
-    exactly. All None without a defect pixel or without a defect-free one.
-
-    Raises:
-        ValueError: on maps that are not finite, masks that are not binary, or shapes that differ.
-
-    Test: tests/test_metrics.py
-    """
-    if not _defined(maps, masks):
-        return {"pixel_auroc": None, "pixel_ap": None, "aupro_0.3": None, "aupro_0.05": None}
-    counts = _Counts(maps, masks)
-    return {
-        "pixel_auroc": counts.auroc(),
-        "pixel_ap": counts.average_precision(),
-        "aupro_0.3": counts.aupro(0.3),
-        "aupro_0.05": counts.aupro(0.05),
-    }
-
-
-def aupro(maps: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float | None:
-    """Area under the per-region-overlap curve up to a false positive rate, divided by that rate.
-
-    PRO at a threshold is the mean over connected defect regions (8-connected) of the share of the region's pixels
-    at or above the threshold; the false positive rate is that of all defect-free pixels of all images. The curve is
-    joined by straight lines, also from (0, 0) and up to ``limit`` exactly.
-
-    Source: Bergmann et al., IJCV 2021, section 5.2. Differs: the public code prints pixel-level AUROC as "PRO".
-    Test: tests/test_metrics.py
-    """
-    return _Counts(maps, masks).aupro(limit) if _defined(maps, masks) else None
-
-
-def pro_curve(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The whole curve: false positive rate, PRO and threshold, for every threshold at which PRO changes."""
-    if not _defined(maps, masks):
-        raise ValueError("a PRO curve needs defect pixels and defect-free pixels")
-    counts = _Counts(maps, masks)
-    return counts.fpr, counts.pro, counts.thresholds
-
-
-class _Counts:
-    """Counts at every threshold that a defect pixel's score sets, from the highest down; `score >= threshold`.
-
-    Between two such thresholds only false positives grow, so these are the corners of every curve. False positives
-    at a threshold t include the defect-free pixels that equal t.
+    A threshold between two of these values changes only how many negatives are found, so every metric here follows
+    from these counts. ``weight`` sums to 1: each positive's share, by default 1 / number of positives.
     """
 
-    def __init__(self, maps: np.ndarray, masks: np.ndarray) -> None:
-        maps, masks = np.asarray(maps), np.asarray(masks, dtype=bool)
-        negatives = np.sort(maps[~masks])
-        self.negatives = len(negatives)
-        scores, weights = _region_pixels(maps, masks)
-        order = np.argsort(scores)[::-1]
-        scores, weights = scores[order], weights[order]
-        last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])  # ties enter together
-        self.thresholds = scores[last]
-        self.tp = last + 1.0
-        self.pro = np.minimum(np.cumsum(weights, dtype=np.float64)[last], 1.0)
-        self.fp = self.negatives - np.searchsorted(negatives, self.thresholds, side="left").astype(np.float64)
-        self.fp_above = self.negatives - np.searchsorted(negatives, self.thresholds, side="right").astype(np.float64)
-        self.positives = float(len(scores))
-
-    @property
-    def fpr(self) -> np.ndarray:
-        return self.fp / self.negatives
+    value: np.ndarray
+    count: np.ndarray  # positives at the value
+    weight: np.ndarray  # their share
+    above: np.ndarray  # negatives above it
+    equal: np.ndarray  # negatives at it
+    positives: int
+    negatives: int
 
     def auroc(self) -> float:
-        """P(defect > defect-free) + P(equal) / 2 over all pairs of pixels (Mann-Whitney)."""
-        own = np.diff(self.tp, prepend=0.0)
-        beaten = self.negatives - (self.fp + self.fp_above) / 2
-        return float((own * beaten).sum() / (self.positives * self.negatives))
+        """P(positive > negative) + P(equal) / 2, the Mann-Whitney statistic."""
+        below = self.negatives - self.above - self.equal
+        return float(self.count @ (below + self.equal / 2) / (self.positives * self.negatives))
+
+    def precision(self) -> np.ndarray:
+        """Precision of "score >= value"."""
+        found = np.cumsum(self.count)
+        return found / (found + self.above + self.equal)
 
     def average_precision(self) -> float:
-        """Sum of precision times the step in recall, as scikit-learn defines it."""
-        own = np.diff(self.tp, prepend=0.0)
-        return float((own * self.tp / (self.tp + self.fp)).sum() / self.positives)
+        """Sum over the values of (gain in recall) x (precision), without interpolation."""
+        return float(self.count @ self.precision() / self.positives)
 
-    def aupro(self, limit: float) -> float:
-        """Trapezoids under (fpr, pro) up to ``limit``, over ``limit``.
+    def f1_max(self) -> tuple[float, float]:
+        """Largest 2 TP / (2 TP + FP + FN) of "score >= threshold", and the highest threshold that reaches it."""
+        found = np.cumsum(self.count)
+        f1 = 2 * found / (found + self.above + self.equal + self.positives)
+        best = int(np.argmax(f1))
+        return float(f1[best]), float(self.value[best])
 
-        From one corner to the next, the curve first runs level while defect-free pixels between the two scores
-        enter, then to the corner while pixels of that very score enter (a straight line, as ties demand).
+    def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vertices of (share of negatives, weighted share of positives) with score >= threshold, and thresholds.
+
+        Just above a value, and at it: all scores of one value enter together, negatives between two values move
+        the curve sideways only. From (0, 0) at +inf to (1, 1) at -inf.
         """
-        before = np.r_[0.0, self.pro[:-1]]
-        x = np.r_[0.0, np.stack([self.fp_above / self.negatives, self.fpr], axis=1).ravel(), 1.0]
-        y = np.r_[0.0, np.stack([before, self.pro], axis=1).ravel(), 1.0]
-        inside = int(np.searchsorted(x, limit, side="right"))
-        at_limit = np.interp(limit, x[inside - 1 : inside + 1], y[inside - 1 : inside + 1])
-        x, y = np.r_[x[:inside], limit], np.r_[y[:inside], at_limit]
-        return float(np.trapezoid(y, x) / limit)
+        after = np.cumsum(self.weight)
+        before = np.append(0.0, after[:-1])
+        share = np.column_stack([self.above, self.above + self.equal]).ravel() / self.negatives
+        just_above = np.nextafter(self.value, np.inf, dtype=self.value.dtype)
+        fpr = np.concatenate([[0.0], share, [1.0]])
+        found = np.concatenate([[0.0], np.column_stack([before, after]).ravel(), [1.0]])
+        thresholds = np.concatenate([[np.inf], np.column_stack([just_above, self.value]).ravel(), [-np.inf]])
+        return fpr, np.minimum(found, 1.0), thresholds
 
 
-def _region_pixels(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all defect pixels, and the weight 1 / (pixels of its region x number of regions) of each."""
-    scores, sizes, regions = [], [], 0
-    for anomaly_map, mask in zip(maps, masks, strict=True):
-        if not mask.any():
-            continue
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        labels, count = ndimage.label(mask[box], structure=EIGHT)
-        own = labels[mask[box]]
-        scores.append(anomaly_map[box][mask[box]])
-        sizes.append(np.bincount(own, minlength=count + 1)[own])
-        regions += count
-    return np.concatenate(scores), 1.0 / (np.concatenate(sizes) * regions)
+def rank(positive: np.ndarray, negative: np.ndarray, weight: np.ndarray | None = None) -> Ranking:
+    """Rank positives ``(p,)`` among negatives ``(n,)``, neither empty; sorts ``negative`` in place."""
+    negative.sort()
+    order = np.argsort(positive)
+    ordered = positive[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    value, count = ordered[first], np.diff(np.append(first, ordered.size))
+    shares = count / ordered.size if weight is None else np.add.reduceat(weight[order], first)
+    left = np.searchsorted(negative, value)
+    right, tied = left.copy(), negative[np.minimum(left, negative.size - 1)] == value
+    right[tied] = np.searchsorted(negative, value[tied], side="right")
+    columns = (value, count, shares, negative.size - right, right - left)
+    return Ranking(*(c[::-1] for c in columns), positives=ordered.size, negatives=negative.size)
 
 
-def _check(scores: np.ndarray, labels: np.ndarray) -> None:
-    if scores.shape != labels.shape:
-        raise ValueError(f"scores {scores.shape} and labels {labels.shape} differ in shape")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinity")
+def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float | None]:
+    """Image-level AUROC, average precision and F1-max; None where only one class is present.
+
+    Args:
+        scores: ``(n,)``, higher is more anomalous.
+        labels: ``(n,)``, 1 or True for an anomalous image.
+
+    Returns:
+        ``image_auroc``, ``image_ap`` and ``image_f1max``, in [0, 1]. The last one chooses its threshold with the
+        labels, so it is an upper bound, and is never used to decide.
+
+    Raises:
+        ValueError: shapes differ, a score is not finite, or a label is not 0 or 1.
+
+    Test: tests/test_metrics.py
+    """
+    ranking = _image_ranking(scores, labels)
+    if ranking is None:
+        return {"image_auroc": None, "image_ap": None, "image_f1max": None}
+    auroc, ap, (f1, _) = ranking.auroc(), ranking.average_precision(), ranking.f1_max()
+    return {"image_auroc": auroc, "image_ap": ap, "image_f1max": f1}
 
 
-def _defined(maps: np.ndarray, masks: np.ndarray) -> bool:
-    maps, masks = np.asarray(maps), np.asarray(masks)
-    if masks.dtype != bool and not np.isin(masks, (0, 1)).all():
-        raise ValueError("masks hold values other than 0 and 1")
-    _check(maps, masks)
-    return bool(masks.any()) and not bool(masks.all())
+def pixel_metrics(maps: ArrayLike, masks: ArrayLike) -> dict[str, float | None]:
+    """Pixel-level AUROC and average precision, and AU-PRO to FPR 0.3 and 0.05; None where undefined.
+
+    Args:
+        maps: anomaly maps ``(n, h, w)``, higher is more anomalous; computed in float64 from float32 or float64.
+        masks: ``(n, h, w)`` of bool or {0, 1}, True on defects, all False for a defect-free image.
+
+    Returns:
+        ``pixel_auroc``, ``pixel_ap``, ``aupro_0.3`` and ``aupro_0.05`` (see :func:`aupro`), over all pixels of all
+        images together. All are None without a defect pixel or without a defect-free one.
+
+    Raises:
+        ValueError: shapes differ or are not ``(n, h, w)``, a map is not finite, or a mask is not binary.
+
+    Differs: the public code prints its pixel-level AUROC as "PRO". Here each has its own name.
+    Test: tests/test_metrics.py
+    """
+    ranking = _pixel_ranking(maps, masks)
+    if ranking is None:
+        return {"pixel_auroc": None, "pixel_ap": None, "aupro_0.3": None, "aupro_0.05": None}
+    fpr, pro, _ = ranking.curve()
+    values = {"pixel_auroc": ranking.auroc(), "pixel_ap": ranking.average_precision()}
+    return {**values, **{f"aupro_{limit}": _area(fpr, pro, limit) / limit for limit in (0.3, 0.05)}}
+
+
+def aupro(maps: ArrayLike, masks: ArrayLike, limit: float = 0.3) -> float | None:
+    """Area under the per-region-overlap curve up to a false positive rate, divided by that limit.
+
+    PRO(t) is the mean over all connected defect regions (8-connected, of all images) of the share of the region's
+    pixels with score >= t; FPR(t) is the share of all defect-free pixels, those of defective images included. The
+    curve is linear between thresholds, and at the limit. A constant map has limit / 2. None where undefined.
+
+    Args:
+        maps, masks: as :func:`pixel_metrics`.
+        limit: largest false positive rate, in (0, 1].
+
+    Raises:
+        ValueError: as :func:`pixel_metrics`, or the limit is not in (0, 1].
+
+    Source: Bergmann et al., IJCV 2021, section 5. Test: tests/test_metrics.py
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"limit must lie in (0, 1], not {limit}.")
+    ranking = _pixel_ranking(maps, masks)
+    return None if ranking is None else _area(*ranking.curve()[:2], limit) / limit
+
+
+def pro_curve(maps: ArrayLike, masks: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False positive rates, per-region overlaps and thresholds of the curve under :func:`aupro`, for plots.
+
+    Three arrays of equal length, from (0, 0) at +inf to (1, 1) at -inf; empty where the curve is undefined. Only
+    the vertices: a threshold between two of them lies on the straight line between them.
+
+    Test: tests/test_metrics.py
+    """
+    ranking = _pixel_ranking(maps, masks)
+    if ranking is None:
+        return np.empty(0), np.empty(0), np.empty(0)
+    fpr, pro, thresholds = ranking.curve()
+    moved = np.append(True, (np.diff(fpr) > 0) | (np.diff(pro) > 0))
+    return fpr[moved], pro[moved], thresholds[moved]
+
+
+def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float | None, float | None]:
+    """Largest F1 of the decision "score >= threshold", and the highest threshold that reaches it; None if undefined.
+
+    Arguments and errors as :func:`image_metrics`. Test: tests/test_metrics.py
+    """
+    ranking = _image_ranking(scores, labels)
+    return (None, None) if ranking is None else ranking.f1_max()
+
+
+def region_weights(masks: np.ndarray) -> np.ndarray:
+    """For each defect pixel, in the order of ``maps[masks]``: 1 / (its region's size x number of regions)."""
+    weights, regions = [], 0
+    for mask in masks[masks.any(axis=(1, 2))]:
+        numbered, found = label(mask, EIGHT_CONNECTED)
+        inside = numbered[mask]
+        weights.append(1 / np.bincount(inside)[1:][inside - 1])
+        regions += found
+    return np.concatenate(weights) / regions
+
+
+def _area(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Integral of the polygon through (x, y), x ascending from 0 to 1, over [0, limit]."""
+    k = int(np.searchsorted(x, limit, side="right"))
+    area = trapezoid(y[:k], x[:k])
+    if k < len(x):
+        slope = (y[k] - y[k - 1]) / (x[k] - x[k - 1])
+        step = limit - x[k - 1]
+        area += step * (y[k - 1] + slope * step / 2)
+    return float(area)
+
+
+def _pixel_ranking(maps: ArrayLike, masks: ArrayLike) -> Ranking | None:
+    maps, masks = _checked(maps, masks, "maps", "masks", "(n, h, w)", axes=3)
+    if masks.all() or not masks.any():
+        return None
+    return rank(maps[masks], maps[~masks], region_weights(masks))
+
+
+def _image_ranking(scores: ArrayLike, labels: ArrayLike) -> Ranking | None:
+    scores, labels = _checked(scores, labels, "scores", "labels", "(n,)", axes=1)
+    return None if labels.all() or not labels.any() else rank(scores[labels], scores[~labels])
+
+
+def _checked(
+    values: ArrayLike, truth: ArrayLike, name: str, truth_name: str, shape: str, axes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finite floats and bools of equal shape, or a ValueError that says what is wrong."""
+    values, truth = np.asarray(values), np.asarray(truth)
+    if values.ndim != axes or values.shape != truth.shape:
+        given = f"{name} {values.shape}, {truth_name} {truth.shape}"
+        raise ValueError(f"{name} and {truth_name} must both have shape {shape}, not {given}.")
+    values = values.astype(np.result_type(values.dtype, np.float32), copy=False)
+    finite = np.isfinite(values)
+    if not finite.all():
+        where = np.argwhere(~finite)[0].tolist()
+        raise ValueError(f"{name} must be finite: {values[tuple(where)]} at index {where}, {(~finite).sum()} in all.")
+    if truth.dtype != bool:
+        if not ((truth == 0) | (truth == 1)).all():
+            raise ValueError(f"{truth_name} must be binary, True/False or 1/0; they hold other values.")
+        truth = truth.astype(bool)
+    return values, truth

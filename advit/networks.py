@@ -12,7 +12,7 @@ from advit.discrepancy import association_discrepancy, minimax_discrepancy
 from advit.losses import reconstruction_loss
 from advit.model import ADViT
 from advit.patches import patchify
-from advit.vt_adl import VTADL, vt_adl_loss
+from advit.vt_adl import VTADL, public_patch_nll, vt_adl_loss
 
 SCORES = ("density", "reconstruction", "discrepancy", "association")
 
@@ -73,6 +73,18 @@ def random_masks(batch: int, patches: int, least: float, generator: torch.Genera
     return rank < (share * patches).round().clamp_min(1)
 
 
+def public_patch_scores(network: VTADL, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The wanted scores that the public network has; its slow decoder runs only if the error is wanted."""
+    encoded = network.encode(images)
+    scores: dict[str, Tensor] = {}
+    if "density" in wanted:
+        scores["density"] = public_patch_nll(encoded, *network.density(encoded))
+    if "reconstruction" in wanted:
+        error = patchify(images, network.patch) - patchify(network.decoder(network.capsule(encoded)), network.patch)
+        scores["reconstruction"] = error.square().mean(dim=-1)
+    return scores
+
+
 def patch_scores(
     network: nn.Module, images: Tensor, mask: Tensor | None = None, wanted: Collection[str] = SCORES
 ) -> dict[str, Tensor]:
@@ -86,10 +98,7 @@ def patch_scores(
     """
     config: ADViTConfig = network.config
     if config.model == "vt_adl":
-        out = network(images)
-        error = patchify(images, config.patch) - patchify(out.reconstruction, config.patch)
-        both = {"density": out.patch_nll, "reconstruction": error.square().mean(dim=-1)}
-        return {name: both[name] for name in both if name in wanted}
+        return public_patch_scores(network, images, wanted)
     encoded, associations = network.encode(images, mask)
     scores: dict[str, Tensor] = {}
     if "density" in wanted:

@@ -55,7 +55,7 @@ def contact_sheet(
     groups = [(title, chosen) for title, chosen in groups if len(chosen)]
     low, high = np.quantile(result.maps, [0.02, 0.9995])
     with house_style():
-        figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.5), layout="constrained")
+        figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.6), layout="constrained")
         figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9)
         for part, (title, chosen) in zip(figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
             part.suptitle(title, fontsize=8, x=0.01, ha="left", fontweight="bold")
@@ -81,10 +81,10 @@ def contact_sheet(
 
 
 def sheet_title(name: str, metrics: dict) -> str:
-    """Category and its main metrics, full names, on one line."""
+    """Category and its main metrics under full names, and what the outlines mean."""
     shown = {"image_auroc": "image-level AUROC", "pixel_auroc": "pixel-level AUROC", "aupro_0.3": "AU-PRO (FPR ≤ 0.3)"}
     found = [f"{label} {metrics[key]:.3f}" for key, label in shown.items() if metrics.get(key) is not None]
-    return ", ".join([name, *found]) + ".  Cyan: true defect. White: threshold."
+    return ", ".join([name, *found]) + "\nCyan: outline of the true defect. White: where the map exceeds the threshold."
 
 
 def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:

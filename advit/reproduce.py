@@ -121,7 +121,7 @@ def metrics_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
     rows = rows.astype({k: float for k in keys})
     groups = rows.groupby("category", sort=True)
     mean, sd = groups.mean().reset_index(), groups.std().reset_index()
-    table = mean.assign(seeds=groups.size().to_numpy()).join(sd.drop(columns="category"), rsuffix="_sd")
+    table = mean.assign(seeds=groups.size().to_numpy()).join(sd[keys].add_suffix("_sd"))
     average = {"category": "mean", "seeds": int(table["seeds"].min()), **mean[keys].mean().to_dict()}
     return pd.concat([table, pd.DataFrame([average])], ignore_index=True)
 

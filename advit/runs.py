@@ -25,7 +25,7 @@ from advit.files import atomic, write_json, write_text
 from advit.networks import build_network, fit_target
 from advit.plots import contact_sheet
 from advit.results import provenance
-from advit.training import CHECKPOINT, fit
+from advit.training import CHECKPOINT, fit, require_identity
 
 CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"
 
@@ -55,6 +55,8 @@ def train_run(
         raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
     train, test, digest = open_caches(category, config, progress)
     identity = {"config": config.to_dict(), "seed": seed, "category": category.name, "data_digest": digest}
+    if (out / CONFIG).exists():
+        require_identity(read_config(out), identity, out)
     network = build_network(config, seed)
     start = time.monotonic()
     fit_target(network, train.batch, len(category.train))

@@ -42,4 +42,4 @@ def test_reconstruction_vector_is_what_routing_to_one_capsule_gives():
 def test_decoder_gives_every_size_in_zero_to_one(size):
     image = Decoder(in_dim=6, image_size=size, channels=3, width=16)(torch.randn(2, 6) * 50)
     assert image.shape == (2, 3, size, size)
-    assert 0 <= image.min() and image.max() <= 1
+    assert image.min() >= 0 and image.max() <= 1

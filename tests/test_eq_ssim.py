@@ -36,8 +36,9 @@ def test_ssim_against_loops():
 
 def test_ssim_of_an_inset_agrees_with_torchmetrics():
     """Theirs pads by reflection, ours by zeros; with a border of zeros the two are the same."""
-    import advit.vision  # noqa: F401  (torchmetrics imports torchvision)
     from torchmetrics.functional.image import structural_similarity_index_measure as witness
+
+    import advit.vision  # noqa: F401  (torchmetrics imports torchvision)
 
     g = torch.Generator().manual_seed(1)
     x, y = (F.pad(torch.rand(2, 1, 32, 32, generator=g), (16,) * 4) for _ in range(2))

@@ -1,0 +1,48 @@
+# Every target uses one virtual environment, .venv, which is made on first use and kept for as long as the contents of
+# pyproject.toml and constraints.txt stay the same (times of files do not matter). 'make' alone lists the targets.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint reproduce data clean
+
+export OMP_WAIT_POLICY = PASSIVE
+
+PYTHON ?= python3
+DEPENDENCIES := pyproject.toml constraints.txt
+STAMP := .venv/.stamp-$(shell cat $(DEPENDENCIES) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-16)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "  variables: PYTHON=python3.12; for reproduce DATA=folder CATEGORIES='a b' SEEDS='0 1 2' PROFILE=quick"
+
+setup: $(STAMP) ## make .venv with everything (a minute or two, once)
+
+test: $(STAMP) ## run the tests (ADVIT_DATA=folder adds those on real images)
+	.venv/bin/python -m pytest
+
+lint: $(STAMP) ## check the style
+	.venv/bin/ruff check .
+
+reproduce: $(STAMP) ## make every table and figure again
+	.venv/bin/python -m advit reproduce $(if $(DATA),--data '$(DATA)') $(if $(CATEGORIES),-p $(CATEGORIES)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(PROFILE),--profile $(PROFILE))
+
+data: $(STAMP) ## write the synthetic data set to data/synthetic
+	.venv/bin/python -m advit data synth data/synthetic
+
+clean: ## remove .venv, caches and runs/ (never results/ or figures/)
+	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis build dist advit.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+
+$(STAMP):
+	@$(PYTHON) -c '' 2>/dev/null || \
+		{ echo "make: cannot run '$(PYTHON)'. Install Python 3.11 or newer, or: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: '$(PYTHON)' is" \
+		"$$($(PYTHON) -V), but 3.11 or newer is needed. Name another: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: '$(PYTHON)' lacks the module venv or ensurepip." \
+		"On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making .venv and installing advit with everything it needs. This takes a minute or two, once."
+	@rm -f .venv/.stamp-*
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@

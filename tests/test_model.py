@@ -1,0 +1,85 @@
+"""model.py: shapes, parameter count, noise in training mode only, gradients that reach every parameter."""
+
+import pytest
+import torch
+
+from advit.config import PRESETS, ADViTConfig, with_options
+from advit.networks import build_network, training_terms
+from advit.precision import full_precision
+
+SMALL = with_options(
+    ADViTConfig(),
+    dict(image_size=32, patch=8, dim=24, depth=2, heads=3, mlp_dim=32, bottleneck=16, components=2,
+         density_hidden=8, target_dim=6),
+)  # fmt: skip
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+CONTEXTS = [("self", "encoded"), ("self", "pixels"), ("others", "pixels")]
+
+
+def config(context, target, **options):
+    return with_options(SMALL, {"density_context": context, "density_target": target, **options})
+
+
+def test_shapes():
+    out = build_network(config("self", "encoded"), 0)(IMAGES)
+    assert out.encoded.shape == (2, 16, 24)
+    assert out.reconstruction.shape == (2, 3, 32, 32)
+    assert out.nll.shape == (2, 16)
+    assert [a.series.shape for a in out.associations] == [(2, 3, 16, 16)] * 2
+
+
+@pytest.mark.parametrize("context, target", CONTEXTS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_objective_reaches_every_parameter_with_finite_gradients(context, target, precision):
+    network = build_network(config(context, target, precision=precision), 0)
+    if network.target is not None:
+        network.target.fit([IMAGES])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        terms = training_terms(network.train(), IMAGES, torch.Generator().manual_seed(0))
+    terms["total"].backward()
+    for name, p in network.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+        assert p.grad.abs().max() > 0, name
+
+
+def test_noise_is_added_in_training_mode_only():
+    network = build_network(config("self", "encoded"), 0)
+    noise = torch.randn(2, 16, 24)
+    network.eval()
+    assert torch.equal(network(IMAGES, noise=noise).nll, network(IMAGES).nll)
+    network.train()
+    assert not torch.equal(network(IMAGES, noise=noise).nll, network(IMAGES).nll)
+
+
+def test_parameters_of_the_paper_preset_are_the_predicted_ones():
+    c = PRESETS["paper"]
+    n, d, pixels = c.grid**2, c.dim, 3 * c.patch**2
+    layer = (3 * d * d + 3 * d) + (d * c.heads + c.heads) + (d * d + d) + 4 * d + (2 * d * c.mlp_dim + c.mlp_dim + d)
+    encoder = pixels * d + d + n * d + c.depth * layer + 2 * d
+    vector = n * d * c.bottleneck
+    density = (d + 1) * c.components * (1 + 2 * d)
+    network = build_network(c, 0)
+    counted = {
+        "encoder": sum(p.numel() for k, p in network.named_parameters() if k.split(".")[0] in
+                       ("embed", "position", "layers", "norm")),
+        "vector": sum(p.numel() for p in network.to_vector.parameters()),
+        "density": sum(p.numel() for p in network.density.parameters()),
+    }  # fmt: skip
+    assert counted == {"encoder": encoder, "vector": vector, "density": density}
+    assert vector == 16_777_216
+
+
+def test_building_leaves_the_global_random_state_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    one = build_network(SMALL, 1)
+    assert torch.equal(torch.rand(3), expected)
+    two, other = build_network(SMALL, 1), build_network(SMALL, 2)
+    assert torch.equal(one.embed.weight, two.embed.weight)
+    assert not torch.equal(one.embed.weight, other.embed.weight)
+
+
+def test_full_precision_lifts_half_only():
+    assert full_precision(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
+    assert full_precision(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
