@@ -2,7 +2,7 @@
 # pyproject.toml and constraints.txt stay the same (times of files do not matter). 'make' alone lists the targets.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint reproduce data clean
+.PHONY: help setup test lint reproduce data readme clean
 
 export OMP_WAIT_POLICY = PASSIVE
 
@@ -28,6 +28,9 @@ reproduce: $(STAMP) ## make every table and figure again
 
 data: $(STAMP) ## write the synthetic data set to data/synthetic
 	.venv/bin/python -m advit data synth data/synthetic
+
+readme: $(STAMP) ## write the README's tables from results/
+	.venv/bin/python -m advit.readme
 
 clean: ## remove .venv, caches and runs/ (never results/ or figures/)
 	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis build dist advit.egg-info

@@ -16,7 +16,7 @@ from advit.files import atomic
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write tensors and a JSON-able ``meta`` to one file, whole or not at all. Test: tests/test_checkpoint.py"""
+    """Write tensors and a JSON-able ``meta`` to one file, whole or not at all. Test: tests/test_files.py"""
     flat = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
     with atomic(path) as temporary:
         try:
@@ -31,7 +31,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: if the file is missing, damaged or not written by advit.
 
-    Test: tests/test_checkpoint.py
+    Test: tests/test_files.py
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as f:
@@ -57,7 +57,7 @@ def restore(
     Raises:
         CheckpointError: if names or shapes are those of another configuration.
 
-    Test: tests/test_checkpoint.py
+    Test: tests/test_files.py
     """
     weights = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
     try:

@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advit.config import CHOICES, PRESETS, ADViTConfig, parse_options, preset, with_options
 from advit.errors import AdvitError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 TRAIN_EXAMPLES = """examples:
   advit train -p gear                         the embedded synthetic data, in minutes on a CPU
@@ -25,7 +28,7 @@ metrics.json (with commit, versions, device, seed, data digest), scores.csv, con
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every command with its options. Test: tests/test_cli.py"""
+    """Every command with its options. Test: tests/test_runs.py"""
     parser = argparse.ArgumentParser(
         prog="advit",
         description="ADViT: a vision transformer with association discrepancy for image anomaly detection.",
@@ -120,7 +123,7 @@ class PrintOptions(argparse.Action):
         parser.exit()
 
 
-def pick_device(name: str):
+def pick_device(name: str) -> torch.device:
     """The torch device of this name; auto takes CUDA, then MPS, then the CPU."""
     import torch
 
@@ -161,6 +164,13 @@ def run_config(args: argparse.Namespace) -> ADViTConfig:
     return with_options(config, parse_options(args.set))
 
 
+def resolved(config: ADViTConfig, device: torch.device) -> ADViTConfig:
+    """The configuration with the device's precision filled in, as it is stored and compared."""
+    from advit.precision import resolve_precision
+
+    return replace(config, precision=resolve_precision(config.precision, device))
+
+
 def metrics_line(name: str, metrics: dict[str, Any]) -> str:
     """One printed line of metrics, full names."""
     keys = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.3": "AU-PRO 0.3"}
@@ -174,7 +184,8 @@ def command_train(args: argparse.Namespace) -> None:
     from advit.data import open_category
     from advit.runs import train_run
 
-    config, device = run_config(args), pick_device(args.device)
+    device = pick_device(args.device)
+    config = resolved(run_config(args), device)
     root = args.data or embedded_root()
     names = chosen_categories(root, args.category)
     categories = [open_category(root, name) for name in names]
@@ -219,9 +230,10 @@ def command_localize(args: argparse.Namespace) -> None:
 def command_reproduce(args: argparse.Namespace) -> None:
     from advit.reproduce import reproduce
 
+    device = pick_device(args.device)
+    config = resolved(preset(args.profile), device)
     names = chosen_categories(root := args.data or embedded_root(), args.category or ["all"])
-    preset(args.profile)
-    for line in reproduce(root, names, args.profile, args.seeds, args.out, pick_device(args.device), not args.quiet):
+    for line in reproduce(root, names, args.profile, config, args.seeds, args.out, device, not args.quiet):
         print(line)
 
 

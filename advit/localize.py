@@ -68,7 +68,7 @@ def localize(
     Raises:
         DataError: for an image that cannot be read. AdvitError: if ``out`` cannot be written to.
 
-    Test: tests/test_localize.py
+    Test: tests/test_runs.py
     """
     images = find_images(paths)
     for path, _ in tqdm(images, desc="check images", unit="image", disable=not progress):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib
@@ -106,4 +106,31 @@ def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
             ax.set_axisbelow(True)
         axes[0].set_yticks(rows, table["category"])
         axes[0].set_ylim(len(table) - 0.5, -0.6)
+    return figure
+
+
+def overview_figure(examples: Sequence[dict[str, np.ndarray]]) -> Figure:
+    """One column per category: the defect of median score with its outline, and its anomaly map below.
+
+    Args:
+        examples: ``image (h, w, 3)``, ``mask (e, e)``, ``anomaly_map (e, e)``, ``low``, ``threshold``, ``title`` each.
+    """
+    with house_style():
+        figure = Figure(figsize=(1.75 * len(examples) + 0.4, 3.9), layout="constrained")
+        axes = figure.subplots(2, len(examples), squeeze=False)
+        for (top, bottom), e in zip(axes.T, examples, strict=True):
+            span = float(e["threshold"]) - float(e["low"])
+            top.imshow(e["image"], extent=(0, *e["mask"].shape, 0))
+            if e["mask"].any():
+                top.contour(e["mask"], levels=[0.5], colors=TRUTH, linewidths=1)
+            top.set_title(str(e["title"]).replace("_", " "))
+            height = (e["anomaly_map"] - e["low"]) / span
+            drawn = bottom.imshow(height, cmap=MAP_COLOURS, vmin=0, vmax=2)
+            if height.max() > 1 > height.min():
+                bottom.contour(height, levels=[1], colors=DECISION, linewidths=0.8)
+            for ax in (top, bottom):
+                ax.set_axis_off()
+        bar = figure.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.02, pad=0.01, ticks=[0, 1, 2], extend="both")
+        bar.ax.set_yticklabels(["typical", "threshold", "twice"], fontsize=7)
+        bar.set_label("anomaly score")
     return figure

@@ -1,9 +1,22 @@
-"""Half-precision results of autocast, brought back to float32 where sums and exponentials need it."""
+"""Precision of matrix products: which one a device does well, and back to float32 where sums need it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """"auto" to bfloat16 where the device computes with it, else to float32; any other name as it is.
+
+    A CPU without bfloat16 instructions emulates them, several times slower than float32. Test: tests/test_model.py
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    on_cpu = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "bfloat16" if device.type == "cpu" and on_cpu() else "float32"
 
 
 def full_precision(x: Tensor) -> Tensor:

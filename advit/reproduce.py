@@ -8,17 +8,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from advit.checkpoint import load_checkpoint
-from advit.config import ADViTConfig, preset
+from advit.config import ADViTConfig
 from advit.data import Category, data_digest, open_category
 from advit.errors import CheckpointError
 from advit.evaluation import IMAGE_KEYS, PIXEL_KEYS
 from advit.files import atomic, write_text
-from advit.plots import metrics_figure
-from advit.runs import METRICS, SHEET, train_run
+from advit.plots import house_style, metrics_figure, overview_figure
+from advit.runs import EXAMPLE, METRICS, SHEET, train_run
 from advit.training import CHECKPOINT, require_identity
 
 FULL_NAMES = {
@@ -33,8 +35,8 @@ FULL_NAMES = {
 
 
 def reproduce(
-    root: Path, names: Sequence[str], profile: str, seeds: Sequence[int], out: Path, device: torch.device,
-    progress: bool = True,
+    root: Path, names: Sequence[str], profile: str, config: ADViTConfig, seeds: Sequence[int], out: Path,
+    device: torch.device, progress: bool = True,
 ) -> Iterator[str]:  # fmt: skip
     """Run everything that is not stored yet; yields lines to print.
 
@@ -42,9 +44,9 @@ def reproduce(
     ``out/results/<profile>``; figures to ``out/figures/<profile>``. A finished run of the same configuration,
     seed and data is not repeated, an interrupted one continues.
 
-    Test: tests/test_reproduce.py
+    Test: tests/test_runs.py
     """
-    config, records = preset(profile), []
+    records = []
     results, figures = out / "results" / profile, out / "figures" / profile
     for name in names:
         category = open_category(root, name)
@@ -56,7 +58,8 @@ def reproduce(
                 if run.exists() and not resume:
                     shutil.rmtree(run)
                 record = train_run(
-                    category, config, seed=seed, out=run, device=device, preset=profile, resume=resume, progress=progress
+                    category, config, seed=seed, out=run, device=device, preset=profile, resume=resume,
+                    progress=progress,
                 )  # fmt: skip
             records.append(record)
             copy(run / METRICS, results / "runs" / f"{name}-seed{seed}.json")
@@ -66,11 +69,20 @@ def reproduce(
     table = metrics_table(records)
     write_text(results / "metrics.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     write_text(results / "metrics.md", markdown_table(table))
-    for suffix in ("png", "svg"):
-        with atomic(figures / f"metrics.{suffix}") as temporary:
-            metadata = {"Date": None} if suffix == "svg" else None
-            metrics_figure(table, FULL_NAMES).savefig(temporary, dpi=200, metadata=metadata)
+    save_figure(metrics_figure(table, FULL_NAMES), figures / "metrics")
+    examples = [out / "runs" / profile / f"{name}-seed{seeds[0]}" / EXAMPLE for name in names]
+    examples = [dict(np.load(path)) for path in examples if path.exists()]
+    if examples:
+        save_figure(overview_figure(examples), figures / "overview")
     yield f"tables: {results / 'metrics.md'}   figures: {figures}"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and as SVG without a date, so that equal figures are equal files."""
+    with atomic(path.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, dpi=200)
+    with house_style(), atomic(path.with_suffix(".svg")) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
 
 
 def identity_of(config: ADViTConfig, seed: int, category: Category) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def device_name(device: torch.device) -> str:
 def provenance(*, device: torch.device, seed: int, data_digest: str, seconds: dict[str, float]) -> dict[str, Any]:
     """What a reader needs to trust and repeat a number: code, versions, device, seed, data and time.
 
-    Test: tests/test_results.py
+    Test: tests/test_evaluation.py
     """
     return {
         **code_version(),

@@ -28,6 +28,7 @@ from advit.results import provenance
 from advit.training import CHECKPOINT, fit, require_identity
 
 CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"
+EXAMPLE = "example.npz"
 
 
 def train_run(
@@ -98,6 +99,8 @@ def finish(
         sheet = contact_sheet(category, test, result, detector.threshold)
         with atomic(out / SHEET) as temporary:
             sheet.savefig(temporary, dpi=150)
+        with atomic(out / EXAMPLE) as temporary:
+            np.savez_compressed(temporary, **median_example(category, test, result, detector.threshold))
     seconds["evaluate"] = time.monotonic() - start
     record["threshold"] = detector.threshold
     record["position_share"] = {k: s.position_share for k, s in detector.standardisers.items()}
@@ -161,6 +164,21 @@ def load_run(run: Path, device: torch.device) -> tuple[Detector, dict[str, Any]]
     if not (run / CALIBRATION).exists():
         raise CheckpointError(f"{run} was interrupted in step {meta['step']}. Repeat its 'advit train' with --resume.")
     return load_calibration(network.to(device), run, identity), identity
+
+
+def median_example(category: Category, cache: ImageCache, result: Evaluation, threshold: float) -> dict[str, Any]:
+    """The anomalous test image of median score, for figures: neither the best case nor the worst."""
+    anomalous = [i for i, s in enumerate(category.test) if s.is_anomalous] or list(range(len(category.test)))
+    i = sorted(anomalous, key=lambda k: (result.scores[k], k))[len(anomalous) // 2]
+    good = result.maps[[k for k, s in enumerate(category.test) if not s.is_anomalous] or anomalous]
+    return {
+        "image": cache[i].permute(1, 2, 0).numpy(),
+        "mask": cache.mask(i).numpy(),
+        "anomaly_map": result.maps[i],
+        "low": np.quantile(good, 0.5),
+        "threshold": threshold,
+        "title": f"{category.name}: {category.test[i].defect}",
+    }
 
 
 def write_scores(path: Path, category: Category, result: Evaluation, threshold: float) -> None:

@@ -12,7 +12,8 @@ def test_defaults_are_the_public_setting():
     c = PRESETS["paper"]
     found = (c.image_size, c.patch, c.dim, c.depth, c.heads, c.mlp_dim, c.components, c.learning_rate, c.weight_decay)
     assert found == (512, 64, 512, 6, 8, 1024, 10, 1e-4, 1e-4)
-    assert (c.batch_size, c.epochs, c.noise_sd, c.minimax_lambda, c.mse_weight, c.ssim_weight) == (8, 400, 0.2, 3, 5, 0.5)
+    assert (c.batch_size, c.epochs, c.noise_sd, c.minimax_lambda) == (8, 400, 0.2, 3)
+    assert (c.mse_weight, c.ssim_weight) == (5, 0.5)
     assert (c.map_sigma, c.minimax, c.schedule) == (4.0, "both", "constant")
 
 

@@ -4,6 +4,7 @@ import random
 import re
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,12 @@ def test_digest_changes_with_one_byte_of_any_file_and_with_a_name(tiny_mvtec):
 def test_digest_is_of_the_content_not_of_the_place(tiny_mvtec, tmp_path):
     shutil.copytree(tiny_mvtec, tmp_path / "copy")
     assert data_digest(open_category(tmp_path / "copy", "part")) == data_digest(open_category(tiny_mvtec, "part"))
+
+
+def test_digest_does_not_depend_on_the_order_of_samples(tiny_mvtec):
+    category = open_category(tiny_mvtec, "part")
+    turned = replace(category, train=category.train[::-1], test=category.test[::-1])
+    assert data_digest(turned) == data_digest(category)
 
 
 def test_digest_of_a_file_that_vanished_names_it(tiny_mvtec):

@@ -25,11 +25,11 @@ def test_nll_against_scipy():
     nll = mixture_nll(z, m)
     for b in range(2):
         for i in range(3):
-            density = sum(
-                math.exp(m.log_weight[b, i, k])
-                * multivariate_normal(m.mean[b, i, k].numpy(), np.diag(m.log_variance[b, i, k].exp().numpy())).pdf(z[b, i])
-                for k in range(4)
-            )
+            density = 0.0
+            for k in range(4):
+                covariance = np.diag(m.log_variance[b, i, k].exp().numpy())
+                gaussian = multivariate_normal(m.mean[b, i, k].numpy(), covariance)
+                density += math.exp(m.log_weight[b, i, k]) * gaussian.pdf(z[b, i])
             assert nll[b, i].item() == pytest.approx(-math.log(density), rel=1e-10)
 
 

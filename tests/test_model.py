@@ -5,7 +5,7 @@ import torch
 
 from advit.config import PRESETS, ADViTConfig, with_options
 from advit.networks import build_network, training_terms
-from advit.precision import full_precision
+from advit.precision import full_precision, resolve_precision
 
 SMALL = with_options(
     ADViTConfig(),
@@ -83,3 +83,12 @@ def test_building_leaves_the_global_random_state_alone():
 def test_full_precision_lifts_half_only():
     assert full_precision(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
     assert full_precision(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_auto_precision_is_resolved_to_what_the_device_has(monkeypatch):
+    cpu = torch.device("cpu")
+    for has, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has, raising=False)
+        assert resolve_precision("auto", cpu) == expected
+    assert resolve_precision("bfloat16", cpu) == "bfloat16"
+    assert resolve_precision("auto", torch.device("mps")) == "float32"

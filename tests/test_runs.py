@@ -21,7 +21,7 @@ TINY = config.with_options(
 )  # fmt: skip
 FILES = {
     "config.json", "log.jsonl", "checkpoint.safetensors", "calibration.safetensors", "metrics.json", "scores.csv",
-    "contact_sheet.png",
+    "contact_sheet.png", "example.npz",
 }  # fmt: skip
 
 
@@ -247,7 +247,8 @@ def test_reproduce_makes_tables_and_figures_and_repeats_nothing(data, tmp_path, 
     tables = [tmp_path / "results" / "quick" / n for n in ("metrics.csv", "metrics.md")]
     before = [t.read_bytes() for t in tables]
     assert {p.name for p in (tmp_path / "figures" / "quick").iterdir()} == {
-        "contact_sheet_gear.png", "contact_sheet_weave.png", "metrics.png", "metrics.svg",
+        "contact_sheet_gear.png", "contact_sheet_weave.png", "metrics.png", "metrics.svg", "overview.png",
+        "overview.svg",
     }  # fmt: skip
     lines = tables[1].read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["gear", "weave", "mean"]
