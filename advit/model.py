@@ -11,7 +11,7 @@ from advit.attention import AnomalyAttention, Associations
 from advit.config import ADViTConfig
 from advit.decoder import Decoder, ReconstructionVector
 from advit.mdn import MixtureDensityNetwork, mixture_nll
-from advit.patches import patchify
+from advit.patches import patchify, position_waves
 from advit.precision import full_precision
 from advit.targets import PixelTarget
 
@@ -57,7 +57,8 @@ class ADViT(nn.Module):
     Chosen, where the paper is silent: with ``density_context="others"`` the patches in ``mask`` are replaced
     by a learned token, so that the density of a patch follows from the other patches alone. With "self" it
     follows from the patch's own features, after the noise, and its target is the feature vector without
-    noise and without gradient.
+    noise and without gradient. The position embedding is learned, but starts from waves: from small random numbers
+    the encoder takes thousands of steps to find a patch's neighbours.
 
     Test: tests/test_model.py
     """
@@ -67,7 +68,7 @@ class ADViT(nn.Module):
         self.config = config
         n, d = config.grid**2, config.dim
         self.embed = nn.Linear(config.patch**2 * CHANNELS, d)
-        self.position = nn.Parameter(torch.randn(1, n, d) * 0.02)
+        self.position = nn.Parameter(position_waves(config.grid, d)[None])
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d)
         self.to_vector = ReconstructionVector(tokens=n, dim=d, out_dim=config.bottleneck)

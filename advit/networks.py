@@ -63,14 +63,10 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
 
 
-def random_masks(batch: int, patches: int, least: float, generator: torch.Generator) -> Tensor:
-    """One mask per image ``(batch, N)``, hiding a share drawn evenly from ``least`` to 1, at least one patch.
-
-    Test: tests/test_training.py
-    """
-    share = least + (1 - least) * torch.rand(batch, 1, generator=generator)
+def random_masks(batch: int, patches: int, share: float, generator: torch.Generator) -> Tensor:
+    """One random mask per image ``(batch, N)``, hiding this share of the patches. Test: tests/test_training.py"""
     rank = torch.rand(batch, patches, generator=generator).argsort(dim=-1).argsort(dim=-1)
-    return rank < (share * patches).round().clamp_min(1)
+    return rank < max(1, round(share * patches))
 
 
 def public_patch_scores(network: VTADL, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:

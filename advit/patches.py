@@ -45,6 +45,21 @@ def patch_distances(grid: int) -> Tensor:
     return torch.linalg.vector_norm(centres[:, None] - centres[None], dim=-1)
 
 
+def position_waves(grid: int, dim: int) -> Tensor:
+    """Sine and cosine waves of row and column at dim / 4 wavelengths: where a position embedding starts from.
+
+    Returns:
+        ``(N, dim)``; neighbouring patches are similar, so that attention finds neighbours early in training.
+
+    Source: Vaswani et al. 2017, section 3.5, for each of the two axes. Test: tests/test_eq_patches.py
+    """
+    count = dim // 4
+    frequency = 10000.0 ** (-torch.arange(count) / max(count, 1))
+    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    waves = [wave(axis.reshape(-1, 1) * frequency) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
+    return F.pad(torch.cat(waves, dim=1), (0, dim - 4 * count))
+
+
 def patch_map_to_pixels(scores: Tensor, size: int) -> Tensor:
     """Bilinear upsampling of patch scores with pixel-centre alignment: the peak stays on its patch.
 

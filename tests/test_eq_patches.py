@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from advit.patches import patch_distances, patch_map_to_pixels, patchify, unpatchify
+from advit.patches import patch_distances, patch_map_to_pixels, patchify, position_waves, unpatchify
 
 
 def test_patchify_takes_rows_then_columns_then_channels():
@@ -42,3 +42,15 @@ def test_an_impulse_peaks_at_the_centre_of_its_patch(row, column):
         assert top.mean(dim=0).tolist() == centre.tolist()
     else:  # an edge patch keeps its value out to the border: the plateau starts at its centre
         assert (top - centre).abs().amax(dim=1).min().item() == 0.5
+
+
+def test_position_waves_against_loops_and_their_neighbours():
+    waves = position_waves(3, 10)  # two wavelengths per axis, the last two columns empty
+    row, column = 2, 1
+    for k in range(2):
+        rate = 10000 ** (-k / 2)
+        expected = [np.sin(row * rate), np.cos(row * rate), np.sin(column * rate), np.cos(column * rate)]
+        assert waves[row * 3 + column, [k, 2 + k, 4 + k, 6 + k]].tolist() == pytest.approx(expected, abs=1e-6)
+    assert waves[:, 8:].abs().max() == 0
+    like = position_waves(8, 64) @ position_waves(8, 64).T
+    assert like[27, 26] > like[27, 25] > like[27, 24]
