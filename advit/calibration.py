@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+LEAST_SD = 0.3  # of the pooled sd: no position is judged more than about three times as finely as the average one
+
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Map x -> (x - mean) / sd, with mean and sd per position ``(G, G)``, from defect-free training maps.
+    """Map x -> z = (x - mean) / sd, or |z| if ``two_sided``; mean and sd ``(G, G)`` of defect-free training maps.
 
     ``position_share``: how much of the training scores' variance the position explains, in [0, 1].
     """
@@ -18,40 +20,44 @@ class Standardiser:
     mean: np.ndarray
     sd: np.ndarray
     position_share: float
+    two_sided: bool
 
     def __call__(self, maps: np.ndarray) -> np.ndarray:
-        """Standardise maps ``(n, G, G)``; float32."""
-        return ((maps - self.mean) / self.sd).astype(np.float32)
+        """Standardise maps ``(n, G, G)``; float32, high where abnormal if high scores are."""
+        z = ((maps - self.mean) / self.sd).astype(np.float32)
+        return np.abs(z) if self.two_sided else z
 
 
 def fit_standardiser(maps: np.ndarray, how: str) -> Standardiser:
     """Statistics of the maps ``(n, G, G)`` of defect-free training images.
 
-    With m, s the mean and sd over everything and m_j, s_j those of position j, "position" takes
+    With ``how="position"``, training images decide between two standards, by the share of the scores' variance that
+    the position explains, w = between / (between + within):
 
-        mean_j = m + w (m_j - m),   log sd_j = log s_w + w (log s_j - log s_w),
+    - w > 1/2, an aligned object: each position has its own mean and sd, and the result is two-sided, |z|. What is to
+      be expected at a position is known, so a score far below it is as untypical as one far above: a smooth stain
+      where there always was texture is likelier than anything seen there (typicality, Nalisnick et al. 2019).
+    - w <= 1/2, a texture or an unaligned object: one mean and sd for all, one-sided. A smooth patch is then no less
+      typical than a textured one.
 
-    where w is the share of the variance that the position explains and s_w^2 the variance that is left at w.
-    An aligned object has w near 1, so each position is judged by its own history; a texture has w near 0, and
-    positions share one standard. w is decided by the training images alone. "image" is w = 0; "none" is x -> x.
+    ``how="image"`` is always the second, "none" is x -> x. A position's sd is at least LEAST_SD of the pooled one.
 
-    Chosen: the paper is silent; adding maps of different units needs a common one. Test: tests/test_calibration.py
+    Chosen: the paper is silent; scores of different units, and positions of different content, need a common unit.
+    Test: tests/test_calibration.py
     """
     maps = maps.astype(np.float64)
+    shape = maps.shape[1:]
     if how == "none":
-        return Standardiser(np.zeros(maps.shape[1:]), np.ones(maps.shape[1:]), 0.0)
+        return Standardiser(np.zeros(shape), np.ones(shape), 0.0, two_sided=False)
     mean, within = maps.mean(axis=0), maps.var(axis=0)
     # The variance of means of n images holds 1/n of the variance within a position: take it off.
     between = max(0.0, mean.var() - within.mean() / len(maps))
-    share = between / (between + within.mean()) if between > 0 else 0.0
-    w = share if how == "position" else 0.0
-    left = max(np.sqrt(within.mean() + (1 - w) * between), 1e-12)
-    sd = np.maximum(np.sqrt(within), 0.05 * left)  # a position that never varied must not divide by zero
-    return Standardiser(
-        mean=mean.mean() + w * (mean - mean.mean()),
-        sd=np.exp((1 - w) * np.log(left) + w * np.log(sd)),
-        position_share=float(share),
-    )
+    share = float(between / (between + within.mean())) if between > 0 else 0.0
+    if how == "position" and share > 0.5:
+        floor = max(LEAST_SD * np.sqrt(within.mean()), 1e-12)
+        return Standardiser(mean, np.maximum(np.sqrt(within), floor), share, two_sided=True)
+    sd = max(float(maps.std()), 1e-12)
+    return Standardiser(np.full(shape, maps.mean()), np.full(shape, sd), share, two_sided=False)
 
 
 def held_out(count: int) -> list[int]:

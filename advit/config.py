@@ -74,7 +74,7 @@ class ADViTConfig:
     precision: str = option("float32", "of matrix products; auto: bfloat16 where the device has it")
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
-    standardise: str = option("image", "maps by statistics of training images: position, image (one mean) or none")
+    standardise: str = option("image", "maps by training statistics: per position where that explains most, image, or none")
     mask_draws: int = option(1, "complementary pairs of masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis that are scored and averaged")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
@@ -160,8 +160,8 @@ PRESETS: dict[str, ADViTConfig] = {
     "quick": ADViTConfig(
         image_size=128, patch=8, dim=128, depth=4, heads=4, mlp_dim=256, sigma_max=8.0, bottleneck=128,
         components=5, density_context="others", density_target="pixels", target_dim=24, density_hidden=128,
-        minimax_lambda=0.1, epochs=400, max_steps=3000, batch_size=16, learning_rate=1e-3, weight_decay=1e-5,
-        schedule="cosine", gradient_clip=1.0, shift=4, brightness=0.05, standardise="position", score_shifts=2,
+        minimax_lambda=0.001, epochs=300, max_steps=1500, batch_size=16, learning_rate=1e-3, weight_decay=1e-5,
+        schedule="cosine", gradient_clip=1.0, shift=2, precision="auto", standardise="position", score_shifts=2,
         map_sigma=8.0,
     ),
 }  # fmt: skip

@@ -63,6 +63,7 @@ class Decoder(nn.Module):
         self.image_size, self.sizes = image_size, sizes
         widths = [max(16, width >> max(0, i - 1)) for i in range(len(sizes))]
         self.seed = nn.Linear(in_dim, widths[0] * sizes[0] ** 2)
+        self.gain = in_dim**0.5  # a squashed vector has norm below 1: entries of about 1 train several times faster
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
             for a, b in pairwise(widths)
@@ -71,7 +72,7 @@ class Decoder(nn.Module):
 
     def forward(self, vector: Tensor) -> Tensor:
         """``(batch, in_dim)`` to ``(batch, channel, H, H)`` in [0, 1]."""
-        x = self.seed(vector).unflatten(1, (-1, self.sizes[0], self.sizes[0]))
+        x = self.seed(vector * self.gain).unflatten(1, (-1, self.sizes[0], self.sizes[0]))
         for size, stage in zip(self.sizes[1:], self.stages, strict=True):
             x = stage(F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False))
         image = F.pixel_shuffle(full_precision(self.to_image(x)), 2)

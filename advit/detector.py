@@ -47,8 +47,10 @@ class Detector:
         that their discrepancy is low (Anomaly Transformer, section 3.1).
         """
         parts = PARTS[kind or self.config.score]
-        signed = [(-1 if p == "discrepancy" else 1) * self.standardisers[p](scores[p]) for p in parts]
-        return np.mean(signed, axis=0).astype(np.float32)
+        return np.mean([self._high_is_abnormal(p, self.standardisers[p](scores[p])) for p in parts], axis=0)
+
+    def _high_is_abnormal(self, name: str, z: np.ndarray) -> np.ndarray:
+        return -z if name == "discrepancy" and not self.standardisers[name].two_sided else z
 
     def maps(
         self, load: Callable[[list[int]], Tensor], count: int, device: torch.device, progress: str = ""
@@ -64,11 +66,11 @@ class Detector:
 
     def save(self, run: Path, identity: dict[str, Any]) -> None:
         """Write the calibration beside the checkpoint."""
-        tensors, shares = {}, {}
+        tensors, standards = {}, {}
         for name, s in self.standardisers.items():
             tensors[f"{name}.mean"], tensors[f"{name}.sd"] = torch.from_numpy(s.mean), torch.from_numpy(s.sd)
-            shares[name] = s.position_share
-        meta = {"identity": identity, "threshold": self.threshold, "position_share": shares}
+            standards[name] = {"position_share": s.position_share, "two_sided": s.two_sided}
+        meta = {"identity": identity, "threshold": self.threshold, "standards": standards}
         save_checkpoint(run / CALIBRATION, tensors, meta)
 
 
@@ -94,8 +96,8 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
     tensors, meta = load_checkpoint(run / CALIBRATION)
     if meta["identity"] != identity:
         raise CheckpointError(f"{run / CALIBRATION} belongs to another run. Train again.")
-    names = meta["position_share"]
     standardisers = {
-        k: Standardiser(tensors[f"{k}.mean"].numpy(), tensors[f"{k}.sd"].numpy(), names[k]) for k in names
+        name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
+        for name, standard in meta["standards"].items()
     }
     return Detector(network, standardisers, meta["threshold"])

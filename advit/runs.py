@@ -103,7 +103,10 @@ def finish(
             np.savez_compressed(temporary, **median_example(category, test, result, detector.threshold))
     seconds["evaluate"] = time.monotonic() - start
     record["threshold"] = detector.threshold
-    record["position_share"] = {k: s.position_share for k, s in detector.standardisers.items()}
+    record["standards"] = {
+        name: {"position_share": s.position_share, "two_sided": s.two_sided}
+        for name, s in detector.standardisers.items()
+    }
     record["images"] = {"train": len(category.train), "test": len(category.test)}
     record["config"] = identity["config"]
     record["provenance"] = provenance(
