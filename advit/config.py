@@ -74,7 +74,7 @@ class ADViTConfig:
     precision: str = option("float32", "of matrix products; auto: bfloat16 where the device has it")
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
-    standardise: str = option("image", "maps by training statistics: per position where that explains most, image, or none")
+    standardise: str = option("image", "statistics maps are put in units of: position (where it matters), image, none")
     mask_draws: int = option(1, "complementary pairs of masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis that are scored and averaged")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
