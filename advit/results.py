@@ -34,13 +34,17 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def provenance(*, device: torch.device, seed: int, data_digest: str, seconds: dict[str, float]) -> dict[str, Any]:
+def provenance(
+    code: dict[str, Any], *, device: torch.device, seed: int, data_digest: str, seconds: dict[str, float]
+) -> dict[str, Any]:
     """What a reader needs to trust and repeat a number: code, versions, device, seed, data and time.
+
+    ``code``: :func:`code_version` as it was when the run started; the checkout may move on while it runs.
 
     Test: tests/test_evaluation.py
     """
     return {
-        **code_version(),
+        **code,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "device": device_name(device),

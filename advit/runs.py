@@ -24,7 +24,7 @@ from advit.evaluation import Evaluation, evaluate
 from advit.files import atomic, write_json, write_text
 from advit.networks import build_network, fit_target
 from advit.plots import contact_sheet
-from advit.results import provenance
+from advit.results import code_version, provenance
 from advit.training import CHECKPOINT, fit, require_identity
 
 CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"
@@ -54,6 +54,7 @@ def train_run(
     """
     if (out / CONFIG).exists() and not resume:
         raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
+    code = code_version()
     train, test, digest = open_caches(category, config, progress)
     identity = {"config": config.to_dict(), "seed": seed, "category": category.name, "data_digest": digest}
     if (out / CONFIG).exists():
@@ -82,12 +83,12 @@ def train_run(
     detector = calibrate(network, train.batch, len(category.train), kept_out, device, label)
     detector.save(out, identity)
     seconds["calibrate"] = time.monotonic() - start
-    return finish(detector, category, test, out, identity, device, seconds, progress)
+    return finish(detector, category, test, out, identity, code, device, seconds, progress)
 
 
 def finish(
     detector: Detector, category: Category, test: ImageCache, out: Path, identity: dict[str, Any],
-    device: torch.device, seconds: dict[str, float], progress: bool,
+    code: dict[str, Any], device: torch.device, seconds: dict[str, float], progress: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate and write metrics, scores and contact sheet. Without test images the metrics are empty."""
     start = time.monotonic()
@@ -110,7 +111,7 @@ def finish(
     record["images"] = {"train": len(category.train), "test": len(category.test)}
     record["config"] = identity["config"]
     record["provenance"] = provenance(
-        device=device, seed=identity["seed"], data_digest=identity["data_digest"], seconds=seconds
+        code, device=device, seed=identity["seed"], data_digest=identity["data_digest"], seconds=seconds
     )
     write_json(out / METRICS, record)
     return record
@@ -124,13 +125,14 @@ def evaluate_run(
     Raises:
         CheckpointError: if ``run`` is not a finished run. DataError: if there is nothing to evaluate on.
     """
+    code = code_version()
     detector, identity = load_run(run, device)
     cache = ImageCache(category.test, detector.config.image_size, mask_size=detector.config.evaluation_size)
     cache.fill(progress=progress)
     if not category.test:
         raise DataError(f"{category.root} has no test images to evaluate on.")
     now = {**identity, "category": category.name, "data_digest": data_digest(category)}
-    return finish(detector, category, cache, out or run, now, device, {}, progress)
+    return finish(detector, category, cache, out or run, now, code, device, {}, progress)
 
 
 def open_caches(category: Category, config: ADViTConfig, progress: bool) -> tuple[ImageCache, ImageCache, str]:
