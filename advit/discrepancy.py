@@ -50,19 +50,20 @@ def dense_discrepancy(layers: Sequence[Associations], eps: float) -> Tensor:
 class _BlockSymmetricKL(torch.autograd.Function):
     """Symmetric KL of series S and prior P = softmax(-a D^2), a = 1 / (2 sigma^2), without storing P.
 
-    With S' and P' the smoothed rows and r = log S' - log P', row by row
+    Smoothing leaves a common factor: with c = eps / (N (1 - eps)), S' / P' = (S + c) / (P + c) =: t, and row by row
 
-        value        sum_j (S'_j - P'_j) r_j
-        d / d S_j    (1 - eps) (r_j + 1 - P'_j / S'_j)
-        d / d P_j    (1 - eps) (1 - r_j - S'_j / P'_j) =: g_j
-        d / d a      sum_j P_j D_j^2 sum_j P_j g_j - sum_j P_j g_j D_j^2
+        value        (1 - eps) sum_j (S_j - P_j) log t_j
+        d / d S_j    (1 - eps) (log t_j - 1 / t_j + 1)
+        d / d a      (1 - eps) (E[h D^2] - E[h] E[D^2]),  h_j = log t_j + t_j,  E over P
 
-    The gradients are computed with the value while a block is in the cache.
+    (the covariance of D^2 with d / d P_j, up to a constant that a covariance does not see). The gradients are
+    computed with the value while a block is in the cache.
     """
 
     @staticmethod
     def forward(ctx, series: Tensor, sigma: Tensor, squared: Tensor, eps: float, series_sign: float) -> Tensor:
         n = series.shape[-1]
+        c = eps / (n * (1 - eps))
         s, a = series.reshape(-1, n, n), (0.5 / sigma.square()).reshape(-1, n, 1)
         value = torch.empty(s.shape[:2], dtype=s.dtype, device=s.device)
         need_series, need_prior = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -71,27 +72,27 @@ class _BlockSymmetricKL(torch.autograd.Function):
         rows = len(s) if s.device.type != "cpu" else max(1, BLOCK_BYTES // (n * n * s.element_size()))
         for i in range(0, len(s), rows):
             block = slice(i, i + rows)
-            prior = torch.softmax(-a[block] * squared, dim=-1)
-            p, q = smooth_association(prior, eps), smooth_association(s[block], eps)
-            ratio = q / p
+            prior = torch.softmax(squared * -a[block], dim=-1)
+            ratio = (s[block] + c).div_(prior + c)
             log_ratio = ratio.log()
-            value[block] = ((q - p) * log_ratio).sum(dim=-1)
+            value[block] = (s[block] - prior).mul_(log_ratio).sum(dim=-1)
             if need_series:
-                torch.sub(log_ratio, ratio.reciprocal(), out=d_series[block]).add_(1).mul_(series_sign * (1 - eps))
+                torch.sub(log_ratio, ratio.reciprocal(), out=d_series[block]).add_(1)
             if need_prior:
-                weighted = (1 - log_ratio).sub_(ratio).mul_(prior)
-                mean_square = (prior * squared).sum(dim=-1)
-                d_a[block] = (1 - eps) * (mean_square * weighted.sum(dim=-1) - weighted.mul_(squared).sum(dim=-1))
+                weighted = log_ratio.add_(ratio).mul_(prior)
+                mean_h, mean_square = weighted.sum(dim=-1), prior.mul_(squared).sum(dim=-1)
+                d_a[block] = weighted.mul_(squared).sum(dim=-1) - mean_h * mean_square
         d_sigma = None if d_a is None else d_a.reshape(sigma.shape) * -sigma.pow(-3)
         ctx.save_for_backward(d_series, d_sigma)
-        ctx.shape = series.shape
-        return value.reshape(series.shape[:-1])
+        ctx.shape, ctx.scale, ctx.sign = series.shape, 1 - eps, series_sign
+        return value.reshape(series.shape[:-1]) * (1 - eps)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         d_series, d_sigma = ctx.saved_tensors
+        gradient = gradient * ctx.scale
         if d_series is not None:
-            d_series = d_series.reshape(ctx.shape) * gradient[..., None]
+            d_series = d_series.reshape(ctx.shape) * (ctx.sign * gradient)[..., None]
         return d_series, None if d_sigma is None else d_sigma * gradient, None, None, None
 
 

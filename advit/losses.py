@@ -43,6 +43,7 @@ def reconstruction_loss(
     Returns:
         Three scalars: L_rec, MSE, SSIM. Source: VT-ADL, eq. 6. Test: tests/test_eq_ssim.py
     """
-    mse = F.mse_loss(reconstruction, images)
-    similarity = ssim(images, reconstruction)
+    with torch.autocast(images.device.type, enabled=False):  # SSIM takes differences of squares
+        mse = F.mse_loss(reconstruction, images)
+        similarity = ssim(images, reconstruction)
     return mse_weight * mse - ssim_weight * similarity, mse, similarity

@@ -119,7 +119,9 @@ def fit(
     Test: tests/test_training.py
     """
     config: ADViTConfig = network.config
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type != "mps"
+    )
     step, epoch, log = 0, 0, []
     if resume:
         tensors, meta = load_checkpoint(run / CHECKPOINT)
