@@ -41,8 +41,9 @@ def contact_sheet(
 ) -> Figure:
     """Worst and best cases: defects hardly seen, defect-free images that look defective, defects clearly seen.
 
-    Upper row of each pair: the image with the outline of the true defect. Lower row: its anomaly map, on one
-    colour scale for the whole sheet, where the map's own outline is drawn at the image threshold.
+    Upper row of each pair: the image with the outline of the true defect. Lower row: its anomaly map, with the
+    outline of where it exceeds the threshold. One colour scale for the whole sheet: from the median of defect-free
+    images to three times as far above it as the threshold.
     """
     labels = np.array([s.is_anomalous for s in category.test])
     order = np.argsort(result.scores, kind="stable")
@@ -53,7 +54,8 @@ def contact_sheet(
         ("Defects with the highest scores", bad[::-1][:columns]),
     ]
     groups = [(title, chosen) for title, chosen in groups if len(chosen)]
-    low, high = np.quantile(result.maps, [0.02, 0.9995])
+    low = float(np.median(result.maps[~labels] if (~labels).any() else result.maps))
+    high = low + 3 * max(threshold - low, 1e-6)
     with house_style():
         figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.6), layout="constrained")
         figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9)
@@ -73,8 +75,8 @@ def contact_sheet(
                     bottom.contour(result.maps[i], levels=[threshold], colors=DECISION, linewidths=0.6)
                 decision = "anomalous" if result.scores[i] > threshold else "good"
                 bottom.set_title(f"{result.scores[i]:.2f}: {decision}", fontsize=6)
-            bar = part.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.015, pad=0.01)
-            bar.ax.axhline(min(max(threshold, low), high), color=DECISION, linewidth=1)
+            bar = part.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.015, pad=0.01, extend="both")
+            bar.ax.axhline(threshold, color=DECISION, linewidth=1)
             bar.ax.tick_params(labelsize=6)
             bar.set_label("anomaly score", fontsize=6)
     return figure
