@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+LEAST_IMAGES = 5  # fewer say nothing about a position's sd
 LEAST_SD = 0.3  # of the pooled sd: no position is judged more than about three times as finely as the average one
 
 
@@ -51,9 +52,10 @@ def fit_standardiser(maps: np.ndarray, how: str) -> Standardiser:
         return Standardiser(np.zeros(shape), np.ones(shape), 0.0, two_sided=False)
     mean, within = maps.mean(axis=0), maps.var(axis=0)
     # The variance of means of n images holds 1/n of the variance within a position: take it off.
-    between = max(0.0, mean.var() - within.mean() / len(maps))
+    n = len(maps)
+    between = max(0.0, mean.var() - within.mean() / (n - 1)) if n > 1 else 0.0
     share = float(between / (between + within.mean())) if between > 0 else 0.0
-    if how == "position" and share > 0.5:
+    if how == "position" and share > 0.5 and n >= LEAST_IMAGES:
         floor = max(LEAST_SD * np.sqrt(within.mean()), 1e-12)
         return Standardiser(mean, np.maximum(np.sqrt(within), floor), share, two_sided=True)
     sd = max(float(maps.std()), 1e-12)

@@ -24,7 +24,8 @@ TRAIN_EXAMPLES = """examples:
   advit train -p bottle --data mvtec --resume continue after an interruption, to the same weights
 
 writes into --out: config.json, log.jsonl (losses per epoch), checkpoint.safetensors, calibration.safetensors,
-metrics.json (with commit, versions, device, seed, data digest), scores.csv, contact_sheet.png"""
+training.json (when and where the weights were made), metrics.json (with commit, versions, device, seed, data digest),
+scores.csv, contact_sheet.png, example.npz (the defect of median score, for figures)"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
     data_option(reproduce)
     reproduce.add_argument("--profile", default="quick", help="preset to reproduce with (default: quick)")
+    reproduce.add_argument("--name", help="of the folders in results/ and figures/ (default: PROFILE, or PROFILE-ROOT)")
     reproduce.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0")
     reproduce.add_argument("--out", type=Path, default=Path("."), help="folder of results/ and figures/ (default: .)")
     device_options(reproduce)
@@ -164,13 +166,6 @@ def run_config(args: argparse.Namespace) -> ADViTConfig:
     return with_options(config, parse_options(args.set))
 
 
-def resolved(config: ADViTConfig, device: torch.device) -> ADViTConfig:
-    """The configuration with the device's precision filled in, as it is stored and compared."""
-    from advit.precision import resolve_precision
-
-    return replace(config, precision=resolve_precision(config.precision, device))
-
-
 def metrics_line(name: str, metrics: dict[str, Any]) -> str:
     """One printed line of metrics, full names."""
     keys = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.3": "AU-PRO 0.3"}
@@ -184,8 +179,7 @@ def command_train(args: argparse.Namespace) -> None:
     from advit.data import open_category
     from advit.runs import train_run
 
-    device = pick_device(args.device)
-    config = resolved(run_config(args), device)
+    config, device = run_config(args), pick_device(args.device)
     root = args.data or embedded_root()
     names = chosen_categories(root, args.category)
     categories = [open_category(root, name) for name in names]
@@ -230,10 +224,12 @@ def command_localize(args: argparse.Namespace) -> None:
 def command_reproduce(args: argparse.Namespace) -> None:
     from advit.reproduce import reproduce
 
-    device = pick_device(args.device)
-    config = resolved(preset(args.profile), device)
-    names = chosen_categories(root := args.data or embedded_root(), args.category or ["all"])
-    for line in reproduce(root, names, args.profile, config, args.seeds, args.out, device, not args.quiet):
+    config, device = preset(args.profile), pick_device(args.device)
+    root = args.data or embedded_root()
+    name = args.name or (f"{args.profile}-{root.resolve().name}" if args.data else args.profile)
+    names = chosen_categories(root, args.category or ["all"])
+    seeds = list(dict.fromkeys(args.seeds))
+    for line in reproduce(root, names, config, seeds, args.out, name, device, not args.quiet):
         print(line)
 
 

@@ -53,7 +53,7 @@ class ADViTConfig:
     target_dim: int = option(24, "whitened principal components kept of the patch pixels")
     density_hidden: int = option(0, "hidden width of the density network; 0 for linear heads")
     log_variance_floor: float = option(-7.0, "lower bound of the mixture's log-variances")
-    mask_share: float = option(0.5, "share of patches masked in a training step, with density_context=others")
+    mask_share: float = option(0.5, "share of patches masked, in training and scoring, with density_context=others")
 
     mse_weight: float = option(5.0, "weight of the reconstruction's mean squared error")
     ssim_weight: float = option(0.5, "weight of the reconstruction's SSIM")
@@ -75,8 +75,8 @@ class ADViTConfig:
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     standardise: str = option("image", "statistics maps are put in units of: position (where it matters), image, none")
-    mask_draws: int = option(1, "complementary pairs of masks averaged per image, with density_context=others")
-    score_shifts: int = option(1, "shifted copies per axis that are scored and averaged")
+    mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")
+    score_shifts: int = option(1, "shifted copies per axis, woven into a map this many times as fine")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
     top_share: float = option(0.0, "image score: mean of this share of the highest pixels; 0 for the maximum")
     evaluation_size: int = option(256, "maps and masks are compared at this many pixels square")
@@ -118,6 +118,14 @@ class ADViTConfig:
                 f"score_shifts={self.score_shifts}: the shifts of patch={self.patch} would not be whole pixels. "
                 "Use 1, 2 or 4 with a patch divisible by 4 or 8."
             )
+        if self.shift >= self.image_size:
+            raise ConfigError(f"shift={self.shift}: must be below image_size={self.image_size}.")
+        if not -50 <= self.log_variance_floor <= 0:
+            raise ConfigError(f"log_variance_floor={self.log_variance_floor}: must lie between -50 and 0.")
+        if self.score == "combined" and self.standardise == "none":
+            raise ConfigError("score=combined adds maps of different units: set standardise=image or position.")
+        if self.model == "vt_adl" and (self.mse_weight, self.ssim_weight, self.density_weight) != (5.0, 0.5, 1.0):
+            raise ConfigError("model=vt_adl has the public weights 5, 0.5 and 1; they cannot be set.")
         if self.model == "vt_adl" and self.score in ("discrepancy", "association"):
             raise ConfigError(f"score={self.score}: vt_adl has no prior-association. Use density or reconstruction.")
         if self.target_dim > 3 * self.patch**2:

@@ -80,24 +80,39 @@ def calibrate(
 ) -> Detector:  # fmt: skip
     """Statistics and threshold from ``count`` defect-free training images.
 
-    The standardisers use all of them; the threshold uses those ``kept_out`` of training, or all if there are none.
+    The standardisers use all of them. The threshold is set on those ``kept_out`` of training (on all, if there are
+    none), each of them judged by the statistics of all other images, as a new image would be.
+
+    Test: tests/test_detector.py
     """
     config = network.config
     wanted = PARTS[config.score]
     scores = score_images(network, load, count, device=device, wanted=wanted, progress=progress)
-    detector = Detector(network, {k: fit_standardiser(v, config.standardise) for k, v in scores.items()}, 0.0)
-    judged = {k: v[kept_out] if kept_out else v for k, v in scores.items()}
-    maps = pixel_maps(detector.combine(judged), config.evaluation_size, config.map_sigma)
-    return Detector(network, detector.standardisers, decision_threshold(detector.image_scores(maps)))
+    maps = np.concatenate([judge_by_others(network, scores, i) for i in kept_out or range(count)])
+    judged = image_scores(pixel_maps(maps, config.evaluation_size, config.map_sigma), config.top_share)
+    standardisers = {k: fit_standardiser(v, config.standardise) for k, v in scores.items()}
+    return Detector(network, standardisers, decision_threshold(judged))
+
+
+def judge_by_others(network: nn.Module, scores: dict[str, np.ndarray], index: int) -> np.ndarray:
+    """Map ``(1, G, G)`` of one image under the statistics of all others (its own, if there is no other)."""
+    how = network.config.standardise
+    others = {k: np.delete(v, index, axis=0) if len(v) > 1 else v for k, v in scores.items()}
+    detector = Detector(network, {k: fit_standardiser(v, how) for k, v in others.items()}, 0.0)
+    return detector.combine({k: v[index : index + 1] for k, v in scores.items()})
 
 
 def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) -> Detector:
     """Detector of a finished run. Raises CheckpointError if its calibration is missing or another run's."""
-    tensors, meta = load_checkpoint(run / CALIBRATION)
-    if meta["identity"] != identity:
-        raise CheckpointError(f"{run / CALIBRATION} belongs to another run. Train again.")
-    standardisers = {
-        name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
-        for name, standard in meta["standards"].items()
-    }
-    return Detector(network, standardisers, meta["threshold"])
+    path = run / CALIBRATION
+    tensors, meta = load_checkpoint(path)
+    if meta.get("identity") != identity:
+        raise CheckpointError(f"{path} belongs to another run. Train again.")
+    try:
+        standardisers = {
+            name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
+            for name, standard in meta["standards"].items()
+        }
+        return Detector(network, standardisers, float(meta["threshold"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or of another version ({error!r}). Train again.") from None

@@ -23,8 +23,10 @@ from advit.plots import MAP_COLOURS
 from advit.runs import score_cells
 
 
-def find_images(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
+def find_images(paths: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
     """Images among files and folders (searched through), as pairs (path, name to save under), sorted, none twice.
+
+    Hidden files, and what lies in ``out`` (results of an earlier call), are no photos and are passed over.
 
     Raises:
         DataError: for a path that does not exist, a file that is no image, or a folder without images.
@@ -32,7 +34,7 @@ def find_images(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if is_photo(p, path, out))
             if not inside:
                 raise DataError(f"{path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
             found |= {p: p.relative_to(path) for p in inside}
@@ -44,10 +46,17 @@ def find_images(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
             found[path] = Path(path.name)
     names: dict[Path, Path] = {}
     for path, name in found.items():
-        if name in names:
-            raise DataError(f"{path} and {names[name]} would be saved under one name. Pass them in separate calls.")
-        names[name] = path
+        other = names.setdefault(name.with_suffix(""), path)
+        if other != path:
+            raise DataError(f"{path} and {other} would be saved under one name. Pass them in separate calls.")
     return list(found.items())
+
+
+def is_photo(path: Path, folder: Path, out: Path) -> bool:
+    """Whether a file below ``folder`` is an image to look at."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ours = out.resolve() in path.resolve().parents
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not hidden and not ours
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, spread: float) -> np.ndarray:
@@ -70,7 +79,7 @@ def localize(
 
     Test: tests/test_runs.py
     """
-    images = find_images(paths)
+    images = find_images(paths, out)
     for path, _ in tqdm(images, desc="check images", unit="image", disable=not progress):
         read_image(path)
     size, rows = detector.config.image_size, []

@@ -41,7 +41,8 @@ def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: i
 def training_terms(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """All terms of one training step; "total" is what is differentiated.
 
-    total = 2 L_rec + lambda AD (its gradient reversed towards the series-association) + w NLL.
+    total = 2 L_rec + lambda AD (its gradient reversed towards the series-association) + w NLL, with L_rec twice
+    whatever the phases, so that runs with and without them differ in nothing else.
 
     Source: Anomaly Transformer, eq. 4 and 5; VT-ADL, eq. 6. Test: tests/test_eq_minimax.py
     """
@@ -58,8 +59,7 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     )
     discrepancy = minimax_discrepancy(out.associations, config.smoothing_eps, config.minimax)
     density = out.nll[mask].mean() if mask is not None else out.nll.mean()
-    phases = 2 if config.minimax == "both" else 1
-    total = phases * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
+    total = 2 * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
     return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
 
 

@@ -12,7 +12,7 @@ from advit.reproduce import FULL_NAMES, markdown_table, metrics_table
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 TITLES = {
     "quick": "Embedded data, preset `quick` (`make reproduce`)",
-    "real": "Real images, preset `quick` (`advit train -p CATEGORY --data ROOT`; records in `results/real`)",
+    "real": "Real images, preset `quick` (`advit reproduce -p CATEGORY --data ROOT --name real`)",
 }
 
 
@@ -36,8 +36,8 @@ def results_block(results: Path) -> str:
 
 def small_print(records: list[dict]) -> str:
     """Seeds, device and minutes of the records behind a table."""
-    minutes = [sum(r["provenance"]["seconds"].values()) / 60 for r in records]
-    devices = sorted({r["provenance"]["device"] for r in records})
+    minutes = [(r["provenance"]["seconds"] + r["provenance"]["training"]["seconds"]) / 60 for r in records]
+    devices = sorted({r["provenance"]["training"]["device"] for r in records})
     seeds = sorted({r["provenance"]["seed"] for r in records})
     times = f"{min(minutes):.0f} to {max(minutes):.0f} minutes" if len(records) > 1 else f"{minutes[0]:.0f} minutes"
     return (

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,13 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from advit.checkpoint import load_checkpoint
 from advit.config import ADViTConfig
 from advit.data import Category, data_digest, open_category
-from advit.errors import CheckpointError
 from advit.evaluation import IMAGE_KEYS, PIXEL_KEYS
 from advit.files import atomic, write_text
 from advit.plots import house_style, metrics_figure, overview_figure
+from advit.precision import resolve_precision
 from advit.runs import EXAMPLE, METRICS, SHEET, train_run
-from advit.training import CHECKPOINT, require_identity
 
 FULL_NAMES = {
     "image_auroc": "image-level AUROC",
@@ -35,43 +35,37 @@ FULL_NAMES = {
 
 
 def reproduce(
-    root: Path, names: Sequence[str], profile: str, config: ADViTConfig, seeds: Sequence[int], out: Path,
+    root: Path, names: Sequence[str], config: ADViTConfig, seeds: Sequence[int], out: Path, name: str,
     device: torch.device, progress: bool = True,
 ) -> Iterator[str]:  # fmt: skip
     """Run everything that is not stored yet; yields lines to print.
 
-    Runs (with weights) go to ``out/runs/<profile>``; their records, without weights, to
-    ``out/results/<profile>``; figures to ``out/figures/<profile>``. A finished run of the same configuration,
-    seed and data is not repeated, an interrupted one continues.
+    Runs (with weights) go to ``out/runs``, each in a folder named by what it is and by a key of its content, so that
+    nothing is ever overwritten; a finished run is not repeated, an interrupted one continues. Their records, without
+    weights, go to ``out/results/name``, figures to ``out/figures/name``.
 
     Test: tests/test_runs.py
     """
-    records = []
-    results, figures = out / "results" / profile, out / "figures" / profile
-    for name in names:
-        category = open_category(root, name)
+    config, records, examples = replace(config, precision=resolve_precision(config.precision, device)), [], []
+    results, figures = out / "results" / name, out / "figures" / name
+    for category in [open_category(root, n) for n in names]:
         for seed in seeds:
-            run = out / "runs" / profile / f"{name}-seed{seed}"
-            record = stored_record(run, config, seed, category)
+            identity = identity_of(config, seed, category)
+            run = out / "runs" / f"{category.name}-seed{seed}-{content_key(identity)}"
+            record = stored_record(run, identity)
             if record is None:
-                resume = can_resume(run, config, seed, category)
-                if run.exists() and not resume:
-                    shutil.rmtree(run)
-                record = train_run(
-                    category, config, seed=seed, out=run, device=device, preset=profile, resume=resume,
-                    progress=progress,
-                )  # fmt: skip
+                record = train_run(category, config, seed=seed, out=run, device=device, resume=True, progress=progress)
             records.append(record)
-            copy(run / METRICS, results / "runs" / f"{name}-seed{seed}.json")
+            copy(run / METRICS, results / "runs" / f"{category.name}-seed{seed}.json")
             if seed == seeds[0]:
-                copy(run / SHEET, figures / f"contact_sheet_{name}.png")
-            yield f"{name} seed {seed}: " + ", ".join(f"{FULL_NAMES[k]} {record[k]:.3f}" for k in shown(record))
+                copy(run / SHEET, figures / f"contact_sheet_{category.name}.png")
+                examples += [dict(np.load(path)) for path in [run / EXAMPLE] if path.exists()]
+            numbers = ", ".join(f"{FULL_NAMES[k]} {record[k]:.3f}" for k in shown(record))
+            yield f"{category.name} seed {seed}: {numbers}"
     table = metrics_table(records)
     write_text(results / "metrics.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
     write_text(results / "metrics.md", markdown_table(table))
     save_figure(metrics_figure(table, FULL_NAMES), figures / "metrics")
-    examples = [out / "runs" / profile / f"{name}-seed{seeds[0]}" / EXAMPLE for name in names]
-    examples = [dict(np.load(path)) for path in examples if path.exists()]
     if examples:
         save_figure(overview_figure(examples), figures / "overview")
     yield f"tables: {results / 'metrics.md'}   figures: {figures}"
@@ -95,23 +89,19 @@ def identity_of(config: ADViTConfig, seed: int, category: Category) -> dict[str,
     }
 
 
-def stored_record(run: Path, config: ADViTConfig, seed: int, category: Category) -> dict[str, Any] | None:
+def content_key(identity: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that differ between runs of different configuration, seed, category or data."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def stored_record(run: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a finished run of exactly this configuration, seed and data; None if there is none."""
     try:
         record = json.loads((run / METRICS).read_text(encoding="utf-8"))
         found = (record["config"], record["provenance"]["seed"], record["provenance"]["data_digest"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record if found == (config.to_dict(), seed, data_digest(category)) else None
-
-
-def can_resume(run: Path, config: ADViTConfig, seed: int, category: Category) -> bool:
-    """Whether ``run`` holds an interrupted run of exactly this configuration, seed and data."""
-    try:
-        require_identity(load_checkpoint(run / CHECKPOINT)[1]["identity"], identity_of(config, seed, category), run)
-        return True
-    except CheckpointError:
-        return False
+    return record if found == (identity["config"], identity["seed"], identity["data_digest"]) else None
 
 
 def copy(source: Path, target: Path) -> None:

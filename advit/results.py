@@ -18,6 +18,9 @@ def code_version() -> dict[str, Any]:
     folder = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(folder)]
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True).stdout
+        if Path(top.strip()).resolve() != folder.parent:  # installed inside another project's checkout
+            return {"commit": None, "dirty": None}
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
@@ -35,23 +38,29 @@ def device_name(device: torch.device) -> str:
 
 
 def provenance(
-    code: dict[str, Any], *, device: torch.device, seed: int, data_digest: str, seconds: dict[str, float]
+    code: dict[str, Any], *, device: torch.device, seed: int, data_digest: str, seconds: float
 ) -> dict[str, Any]:
     """What a reader needs to trust and repeat a number: code, versions, device, seed, data and time.
 
-    ``code``: :func:`code_version` as it was when the run started; the checkout may move on while it runs.
+    ``code``: :func:`code_version` as it was at the start; the checkout may move on meanwhile. All of it is about the
+    evaluation; of the training, a run keeps a record of its own.
 
     Test: tests/test_evaluation.py
     """
     return {
         **code,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "device": device_name(device),
         "seed": seed,
         "data_digest": data_digest,
-        "seconds": {k: round(v, 1) for k, v in seconds.items()},
+        "seconds": round(seconds, 1),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what decides the numbers."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(name: str) -> str | None:

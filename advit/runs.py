@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,17 @@ from advit.checkpoint import load_checkpoint, restore
 from advit.config import ADViTConfig, with_options
 from advit.data import Category, data_digest
 from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
-from advit.errors import CheckpointError, DataError
+from advit.errors import CheckpointError, ConfigError, DataError
 from advit.evaluation import Evaluation, evaluate
 from advit.files import atomic, write_json, write_text
 from advit.networks import build_network, fit_target
 from advit.plots import contact_sheet
-from advit.results import code_version, provenance
+from advit.precision import resolve_precision
+from advit.results import code_version, device_name, provenance, versions
 from advit.training import CHECKPOINT, fit, require_identity
 
 CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"
-EXAMPLE = "example.npz"
+EXAMPLE, TRAINING = "example.npz", "training.json"
 
 
 def train_run(
@@ -55,6 +56,7 @@ def train_run(
     if (out / CONFIG).exists() and not resume:
         raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
     code = code_version()
+    config = replace(config, precision=resolve_precision(config.precision, device))
     train, test, digest = open_caches(category, config, progress)
     identity = {"config": config.to_dict(), "seed": seed, "category": category.name, "data_digest": digest}
     if (out / CONFIG).exists():
@@ -63,7 +65,7 @@ def train_run(
     start = time.monotonic()
     fit_target(network, train.batch, len(category.train))
     network.to(device)
-    write_json(out / CONFIG, {"preset": preset, "data_root": str(category.root.parent), **identity})
+    write_json(out / CONFIG, {"preset": preset, "data_root": str(category.root.parent.resolve()), **identity})
     kept_out = held_out(len(category.train))
     used = sorted(set(range(len(category.train))) - set(kept_out))
     fit(
@@ -77,21 +79,38 @@ def train_run(
         resume=resume and (out / CHECKPOINT).exists(),
         progress=progress,
     )
-    seconds = {"train": time.monotonic() - start}
+    note_training(out, code, device, time.monotonic() - start)
     start = time.monotonic()
     label = "calibrate" if progress else ""
     detector = calibrate(network, train.batch, len(category.train), kept_out, device, label)
     detector.save(out, identity)
-    seconds["calibrate"] = time.monotonic() - start
-    return finish(detector, category, test, out, identity, code, device, seconds, progress)
+    return finish(detector, category, test, out, identity, code, device, start, progress, read_training(out))
+
+
+def note_training(out: Path, code: dict[str, Any], device: torch.device, seconds: float) -> None:
+    """Keep when and where the weights were made, once they are finished; a later call on the run changes nothing."""
+    if not (out / TRAINING).exists():
+        made = {**code, "device": device_name(device), "versions": versions(), "seconds": round(seconds, 1)}
+        write_json(out / TRAINING, made)
+
+
+def read_training(run: Path) -> dict[str, Any] | None:
+    """What :func:`note_training` wrote, or None."""
+    try:
+        return json.loads((run / TRAINING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def finish(
     detector: Detector, category: Category, test: ImageCache, out: Path, identity: dict[str, Any],
-    code: dict[str, Any], device: torch.device, seconds: dict[str, float], progress: bool,
+    code: dict[str, Any], device: torch.device, start: float, progress: bool,
+    training: dict[str, Any] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Evaluate and write metrics, scores and contact sheet. Without test images the metrics are empty."""
-    start = time.monotonic()
+    """Evaluate and write metrics, scores and contact sheet. Without test images the metrics are empty.
+
+    ``start``: when evaluation began, on the monotonic clock. ``training``: the record of the weights.
+    """
     record: dict[str, Any] = {"category": category.name, "model": detector.config.model}
     if category.test:
         result = evaluate(detector, category.test, test, device, progress)
@@ -102,7 +121,6 @@ def finish(
             sheet.savefig(temporary, dpi=150)
         with atomic(out / EXAMPLE) as temporary:
             np.savez_compressed(temporary, **median_example(category, test, result, detector.threshold))
-    seconds["evaluate"] = time.monotonic() - start
     record["threshold"] = detector.threshold
     record["standards"] = {
         name: {"position_share": s.position_share, "two_sided": s.two_sided}
@@ -111,8 +129,11 @@ def finish(
     record["images"] = {"train": len(category.train), "test": len(category.test)}
     record["config"] = identity["config"]
     record["provenance"] = provenance(
-        code, device=device, seed=identity["seed"], data_digest=identity["data_digest"], seconds=seconds
-    )
+        code, device=device, seed=identity["seed"], data_digest=identity["data_digest"],
+        seconds=time.monotonic() - start,
+    )  # fmt: skip
+    if training is not None:
+        record["provenance"]["training"] = training
     write_json(out / METRICS, record)
     return record
 
@@ -125,14 +146,14 @@ def evaluate_run(
     Raises:
         CheckpointError: if ``run`` is not a finished run. DataError: if there is nothing to evaluate on.
     """
-    code = code_version()
+    code, start = code_version(), time.monotonic()
     detector, identity = load_run(run, device)
     cache = ImageCache(category.test, detector.config.image_size, mask_size=detector.config.evaluation_size)
     cache.fill(progress=progress)
     if not category.test:
         raise DataError(f"{category.root} has no test images to evaluate on.")
     now = {**identity, "category": category.name, "data_digest": data_digest(category)}
-    return finish(detector, category, cache, out or run, now, code, device, {}, progress)
+    return finish(detector, category, cache, out or run, now, code, device, start, progress, read_training(run))
 
 
 def open_caches(category: Category, config: ADViTConfig, progress: bool) -> tuple[ImageCache, ImageCache, str]:
@@ -152,10 +173,14 @@ def read_config(run: Path) -> dict[str, Any]:
         known = {f.name for f in fields(ADViTConfig)}
         if not isinstance(stored["config"], dict) or set(stored["config"]) != known:
             raise CheckpointError(f"{path} was written by another version of advit. Train again.")
+        for key, kind in (("seed", int), ("category", str), ("data_digest", str), ("data_root", str)):
+            if not isinstance(stored[key], kind):
+                raise TypeError(f"{key} is {stored[key]!r}")
+        with_options(ADViTConfig(), stored["config"])
         return stored
     except FileNotFoundError:
         raise CheckpointError(f"{run} is no run: it has no {CONFIG}. Pass the --out folder of 'advit train'.") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Train again.") from None
 
 
@@ -165,9 +190,11 @@ def load_run(run: Path, device: torch.device) -> tuple[Detector, dict[str, Any]]
     identity = {k: stored[k] for k in ("config", "seed", "category", "data_digest")}
     network = build_network(with_options(ADViTConfig(), stored["config"]), stored["seed"])
     tensors, meta = load_checkpoint(run / CHECKPOINT)
+    require_identity(meta.get("identity", {}), identity, run)
     restore(network, None, tensors, run / CHECKPOINT)
     if not (run / CALIBRATION).exists():
-        raise CheckpointError(f"{run} was interrupted in step {meta['step']}. Repeat its 'advit train' with --resume.")
+        step = meta.get("step")
+        raise CheckpointError(f"{run} was interrupted in step {step}. Repeat its 'advit train' with --resume.")
     return load_calibration(network.to(device), run, identity), identity
 
 

@@ -33,7 +33,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def batch_order(count: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Shuffled batches of one epoch; a last batch of one image joins the one before it (BatchNorm needs two)."""
+    """Shuffled batches of one epoch; a last batch of one image joins the one before it."""
     generator = torch.Generator().manual_seed((seed + 1) * 7_000_003 + epoch)
     order = torch.randperm(count, generator=generator).tolist()
     batches = [order[i : i + batch] for i in range(0, count, batch)]
@@ -125,9 +125,10 @@ def fit(
     step, epoch, log = 0, 0, []
     if resume:
         tensors, meta = load_checkpoint(run / CHECKPOINT)
-        require_identity(meta["identity"], identity, run)
+        require_identity(meta.get("identity", {}), identity, run)
         restore(network, optimiser, tensors, run / CHECKPOINT)
         step, epoch, log = meta["step"], meta["epoch"], meta["log"]
+        write_log(run, log)  # a kill between checkpoint and log leaves the log one save behind
     total, saved = total_steps(config, len(names)), time.monotonic()
     bar = tqdm(total=total, initial=step, desc="train", unit="step", disable=not progress)
     while step < total:
@@ -150,9 +151,14 @@ def fit(
             tensors = {f"network.{k}": v for k, v in network.state_dict().items()} | optimiser_tensors(optimiser)
             meta = {"identity": identity, "step": step, "epoch": epoch, "log": log}
             save_checkpoint(run / CHECKPOINT, tensors, meta)
-            write_text(run / LOG, "".join(json.dumps(line) + "\n" for line in log))
+            write_log(run, log)
             saved = time.monotonic()
     bar.close()
+
+
+def write_log(run: Path, log: list[dict[str, Any]]) -> None:
+    """The losses of every epoch so far as JSON lines."""
+    write_text(run / LOG, "".join(json.dumps(line) + "\n" for line in log))
 
 
 def require_identity(found: dict[str, Any], wanted: dict[str, Any], run: Path) -> None:

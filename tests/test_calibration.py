@@ -23,7 +23,7 @@ def test_share_is_the_variance_between_positions():
     share = fit_standardiser(x, "position").position_share
     means = [x[:, i, j].mean() for i in range(6) for j in range(6)]
     within = np.mean([x[:, i, j].var() for i in range(6) for j in range(6)])
-    between = np.var(means) - within / len(x)
+    between = np.var(means) - within / (len(x) - 1)
     assert share == pytest.approx(between / (between + within))
 
 
@@ -62,6 +62,12 @@ def test_none_changes_nothing_and_a_constant_position_does_not_divide_by_zero():
     x = maps()
     assert np.allclose(fit_standardiser(x, "none")(x), x)
     assert np.isfinite(fit_standardiser(np.ones((3, 2, 2)), "position")(np.zeros((1, 2, 2)))).all()
+
+
+def test_a_few_images_never_set_a_standard_per_position():
+    for n in (1, 2, 4):
+        standard = fit_standardiser(maps(n=n, between=100), "position")
+        assert not standard.two_sided and np.isfinite(standard(maps(n=2, between=100))).all()
 
 
 def test_threshold_is_the_prediction_bound_and_keeps_its_rate():

@@ -36,6 +36,10 @@ def test_every_option_has_an_explanation_and_survives_json():
         ({"mask_share": 1.0}, "smoothing_eps and mask_share must lie between 0 and 1"),
         ({"target_dim": 99999}, "a patch has only 12288 values"),
         ({"score_shifts": 3}, "score_shifts=3: the shifts of patch=64 would not be whole pixels"),
+        ({"shift": 512}, "shift=512: must be below image_size=512."),
+        ({"log_variance_floor": float("nan")}, "log_variance_floor=nan: must lie between"),
+        ({"score": "combined", "standardise": "none"}, "score=combined adds maps of different units"),
+        ({"model": "vt_adl", "mse_weight": 1.0}, "model=vt_adl has the public weights"),
         ({"model": "vt_adl", "score": "discrepancy"}, "vt_adl has no prior-association"),
     ],
 )

@@ -100,8 +100,9 @@ def test_no_phase_gives_a_value_without_gradient():
     assert value.item() == pytest.approx(dense_discrepancy(layers, 1e-4).mean().item())
 
 
-def test_the_total_is_the_written_sum():
-    net = build_network(SMALL, 0)
+@pytest.mark.parametrize("phases", ["both", "maximise", "minimise", "none"])
+def test_the_total_is_the_written_sum(phases):
+    net = build_network(with_options(SMALL, {"minimax": phases}), 0)
     terms = training_terms(net, IMAGES, torch.Generator().manual_seed(0))
     reconstruction = SMALL.mse_weight * terms["mse"] - SMALL.ssim_weight * terms["ssim"]
     expected = 2 * reconstruction + 0.7 * terms["discrepancy"] + SMALL.density_weight * terms["density"]

@@ -44,7 +44,7 @@ def test_pixel_metrics_are_empty_where_a_mask_is_missing():
 
 
 def test_provenance_names_code_versions_device_seed_data_and_time():
-    record = provenance(code_version(), device=torch.device("cpu"), seed=3, data_digest="d", seconds={"train": 1.234})
-    assert (record["seed"], record["data_digest"], record["seconds"]) == (3, "d", {"train": 1.2})
+    record = provenance(code_version(), device=torch.device("cpu"), seed=3, data_digest="d", seconds=1.234)
+    assert (record["seed"], record["data_digest"], record["seconds"]) == (3, "d", 1.2)
     assert set(record["versions"]) == set(PACKAGES) and record["versions"]["torch"] == torch.__version__
     assert record["device"].startswith("cpu (") and {"commit", "dirty"} <= set(record)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from advit.config import PRESETS, ADViTConfig, with_options
+from advit.model import EncoderLayer
 from advit.networks import build_network, training_terms
 from advit.precision import full_precision, resolve_precision
 
@@ -92,3 +93,36 @@ def test_auto_precision_is_resolved_to_what_the_device_has(monkeypatch):
         assert resolve_precision("auto", cpu) == expected
     assert resolve_precision("bfloat16", cpu) == "bfloat16"
     assert resolve_precision("auto", torch.device("mps")) == "float32"
+
+
+def test_an_encoder_layer_is_two_residual_steps_with_norms_first():
+    layer = EncoderLayer(SMALL).double()
+    x = torch.randn(2, 16, 24, dtype=torch.float64)
+    y = x + layer.attention(layer.norm_attention(x))[0]
+    assert torch.allclose(layer(x)[0], y + layer.mlp(layer.norm_mlp(y)))
+
+
+def test_density_is_per_dimension_with_a_target_that_has_no_noise_and_no_gradient():
+    from advit.mdn import mixture_nll
+
+    network = build_network(config("self", "encoded"), 0).train()
+    noise = torch.randn(2, 16, 24)
+    out = network(IMAGES, noise=noise)
+    encoded, _ = network.encode(IMAGES)
+    expected = mixture_nll(encoded.detach(), network.density(encoded + noise)) / 24
+    assert torch.allclose(out.nll, expected, atol=1e-5)
+    network.density.requires_grad_(False)
+    network.zero_grad()
+    mixture = network.density((encoded + noise).detach())
+    assert not mixture.mean.requires_grad and encoded.requires_grad  # what is left would come through the target
+    assert not network.patch_nll((encoded + noise).detach(), IMAGES, encoded).requires_grad
+
+
+def test_the_noise_of_a_step_has_the_configured_sd_and_reaches_the_reconstruction(monkeypatch):
+    network = build_network(config("self", "encoded", noise_sd=0.37), 0).train()
+    seen = []
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *a: seen.append(a[2]) or forward(*a))
+    training_terms(network, IMAGES, torch.Generator().manual_seed(0))
+    assert seen[0].std().item() == pytest.approx(0.37, rel=0.1)
+    assert not torch.equal(forward(IMAGES, None, seen[0]).reconstruction, forward(IMAGES).reconstruction)

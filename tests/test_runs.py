@@ -21,7 +21,7 @@ TINY = config.with_options(
 )  # fmt: skip
 FILES = {
     "config.json", "log.jsonl", "checkpoint.safetensors", "calibration.safetensors", "metrics.json", "scores.csv",
-    "contact_sheet.png", "example.npz",
+    "contact_sheet.png", "example.npz", "training.json",
 }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def test_evaluate_gives_the_same_numbers_again(run, data, tmp_path, capsys):
     for volatile in (one, two):
         del volatile["provenance"]["seconds"]
     assert one == two
+    assert two["provenance"]["training"] == json.loads((run / "training.json").read_text())
     assert (run / "scores.csv").read_bytes() == (again / "scores.csv").read_bytes()
 
 
@@ -107,6 +108,20 @@ def test_localize_writes_maps_in_the_size_of_the_image(run, data, tmp_path, caps
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert [r["image"] for r in rows] == ["grey.png", "wide.png"]
     assert "2 anomalous" in capsys.readouterr().out
+
+
+def test_localize_is_not_confused_by_its_own_results_or_by_names(run, data, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(data / "gear" / "test" / "good" / "000.png", folder / "a.png")
+    (folder / "._a.png").write_bytes(b"not an image")
+    for _ in range(2):  # the second call finds the first one's results inside the folder
+        assert cli.main(["localize", str(run), str(folder), "--out", str(folder / "out"), "--quiet"]) == 0
+        assert len(list(csv.DictReader((folder / "out" / "scores.csv").open()))) == 1
+    with Image.open(folder / "a.png") as image:
+        image.save(folder / "a.jpg")
+    assert cli.main(["localize", str(run), str(folder), "--out", str(tmp_path / "o"), "--quiet"]) == 1
+    assert "would be saved under one name" in capsys.readouterr().err
 
 
 def test_localize_scores_a_test_image_as_evaluate_did(run, data, tmp_path):
@@ -195,7 +210,11 @@ def test_checkpoint_of_another_config_is_refused(run, data, tmp_path, capsys):
     stored["config"]["dim"] = 48
     (other / "config.json").write_text(json.dumps(stored))
     assert cli.main(["evaluate", str(other), "--data", str(data)]) == 1
-    assert "belongs to another configuration" in capsys.readouterr().err
+    assert "holds another run: dim (there 24, now 48)" in capsys.readouterr().err
+    for key, value in (("seed", "x"), ("category", 3), ("config", {})):
+        (other / "config.json").write_text(json.dumps({**json.loads((run / "config.json").read_text()), key: value}))
+        assert cli.main(["evaluate", str(other), "--data", str(data)]) == 1
+        assert "config.json" in capsys.readouterr().err
     (other / "config.json").write_text("{")
     assert cli.main(["evaluate", str(other), "--data", str(data)]) == 1
     assert "config.json is damaged" in capsys.readouterr().err
@@ -242,11 +261,12 @@ def test_a_plain_folder_of_good_images_trains_and_localizes(data, tmp_path, caps
 
 
 def test_reproduce_makes_tables_and_figures_and_repeats_nothing(data, tmp_path, capsys, monkeypatch):
-    arguments = ["reproduce", "--data", str(data), "--out", str(tmp_path), "--quiet", "--seeds", "0", "1"]
+    arguments = ["reproduce", "--data", str(data), "--out", str(tmp_path), "--quiet", "--name", "x"]
+    arguments += ["--seeds", "0", "1"]
     assert cli.main(arguments) == 0
-    tables = [tmp_path / "results" / "quick" / n for n in ("metrics.csv", "metrics.md")]
+    tables = [tmp_path / "results" / "x" / n for n in ("metrics.csv", "metrics.md")]
     before = [t.read_bytes() for t in tables]
-    assert {p.name for p in (tmp_path / "figures" / "quick").iterdir()} == {
+    assert {p.name for p in (tmp_path / "figures" / "x").iterdir()} == {
         "contact_sheet_gear.png", "contact_sheet_weave.png", "metrics.png", "metrics.svg", "overview.png",
         "overview.svg",
     }  # fmt: skip

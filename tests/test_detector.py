@@ -1,0 +1,66 @@
+"""detector.py: maps of different units are combined after standardising, and no image sets its own standard."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import advit.detector as module
+from advit.calibration import Standardiser, decision_threshold, fit_standardiser
+from advit.config import PRESETS, with_options
+from advit.detector import Detector, calibrate, judge_by_others
+
+CPU = torch.device("cpu")
+
+
+def network(**options):
+    net = nn.Identity()
+    small = {"evaluation_size": 8, "map_sigma": 0.0, "standardise": "position"}
+    net.config = with_options(PRESETS["quick"], {**small, **options})
+    return net
+
+
+def standard(mean, sd, two_sided=False):
+    return Standardiser(np.full((2, 2), mean), np.full((2, 2), sd), 0.0, two_sided)
+
+
+def test_combined_is_the_mean_of_standardised_maps():
+    scores = {"density": np.full((1, 2, 2), 5.0), "reconstruction": np.full((1, 2, 2), 0.03)}
+    detector = Detector(network(), {"density": standard(3, 4), "reconstruction": standard(0.01, 0.01)}, 0.0)
+    assert detector.combine(scores, "combined") == pytest.approx(np.full((1, 2, 2), (0.5 + 2) / 2))
+
+
+def test_a_low_discrepancy_is_abnormal():
+    scores = {"discrepancy": np.array([[[1.0, 3.0], [5.0, 3.0]]])}
+    one_sided = Detector(network(), {"discrepancy": standard(3, 2)}, 0.0).combine(scores, "discrepancy")
+    assert one_sided.tolist() == [[[1, 0], [-1, 0]]]
+    two_sided = Detector(network(), {"discrepancy": standard(3, 2, True)}, 0.0).combine(scores, "discrepancy")
+    assert two_sided.tolist() == [[[1, 0], [1, 0]]]
+
+
+def test_an_image_is_judged_by_the_statistics_of_the_others():
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(12, 4, 4)) + rng.normal(size=(4, 4)) * 30
+    found = judge_by_others(network(), {"density": maps}, 5)
+    rest = np.delete(maps, 5, axis=0)
+    sd = np.maximum(rest.std(axis=0), 0.3 * np.sqrt(rest.var(axis=0).mean()))
+    expected = np.abs(maps[5] - rest.mean(axis=0)) / sd
+    assert np.allclose(found[0], expected, atol=1e-4)
+
+
+def test_the_threshold_comes_from_the_kept_out_images_alone_and_keeps_its_rate(monkeypatch):
+    rng = np.random.default_rng(1)
+    place = rng.normal(size=(8, 8)) * 30
+    draw = lambda n: (rng.normal(size=(n, 8, 8)) + place).astype(np.float32)  # noqa: E731
+    alarms = 0
+    for _ in range(60):
+        maps = draw(40)
+        monkeypatch.setattr(module, "score_images", lambda *a, maps=maps, **k: {"density": maps})
+        kept_out = list(range(3, 40, 4))
+        detector = calibrate(network(), None, 40, kept_out, CPU)
+        judged = [np.max(judge_by_others(network(), {"density": maps}, i)) for i in kept_out]
+        assert detector.threshold == pytest.approx(decision_threshold(np.array(judged)), rel=1e-5)
+        whole = fit_standardiser(maps, "position")
+        assert np.array_equal(detector.standardisers["density"].mean, whole.mean)
+        alarms += (detector.combine({"density": draw(20)}).max(axis=(1, 2)) > detector.threshold).sum()
+    assert alarms / 1200 < 0.04
