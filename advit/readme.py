@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from advit.files import write_text
-from advit.reproduce import FULL_NAMES, markdown_table, metrics_table
+from advit.reproduce import markdown_table, metrics_table
 
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 TITLES = {
@@ -39,11 +39,9 @@ def small_print(records: list[dict]) -> str:
     minutes = [(r["provenance"]["seconds"] + r["provenance"]["training"]["seconds"]) / 60 for r in records]
     devices = sorted({r["provenance"]["training"]["device"] for r in records})
     seeds = sorted({r["provenance"]["seed"] for r in records})
-    times = f"{min(minutes):.0f} to {max(minutes):.0f} minutes" if len(records) > 1 else f"{minutes[0]:.0f} minutes"
-    return (
-        f"Seeds {', '.join(map(str, seeds))}; {times} a run on {', '.join(devices)}. "
-        f"Columns: {', '.join(FULL_NAMES.values())}."
-    )
+    low, high = round(min(minutes)), round(max(minutes))
+    times = f"{low} to {high}" if high > low else f"about {high}"
+    return f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; {times} minutes a run on {', '.join(devices)}."
 
 
 def update(readme: Path, results: Path) -> None:
