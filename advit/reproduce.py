@@ -16,12 +16,12 @@ import torch
 from matplotlib.figure import Figure
 
 from advit.config import ADViTConfig
-from advit.data import Category, data_digest, open_category
+from advit.data import open_category
 from advit.evaluation import IMAGE_KEYS, PIXEL_KEYS
 from advit.files import atomic, write_text
 from advit.plots import house_style, metrics_figure, overview_figure
 from advit.precision import resolve_precision
-from advit.runs import EXAMPLE, METRICS, SHEET, train_run
+from advit.runs import EXAMPLE, METRICS, SHEET, identity_of, train_run
 
 FULL_NAMES = {
     "image_auroc": "image-level AUROC",
@@ -77,16 +77,6 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=200)
     with house_style(), atomic(path.with_suffix(".svg")) as temporary:
         figure.savefig(temporary, metadata={"Date": None})
-
-
-def identity_of(config: ADViTConfig, seed: int, category: Category) -> dict[str, Any]:
-    """What makes two runs the same: configuration, seed, category and data."""
-    return {
-        "config": config.to_dict(),
-        "seed": seed,
-        "category": category.name,
-        "data_digest": data_digest(category),
-    }
 
 
 def content_key(identity: dict[str, Any]) -> str:

@@ -57,8 +57,8 @@ def train_run(
         raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
     code = code_version()
     config = replace(config, precision=resolve_precision(config.precision, device))
-    train, test, digest = open_caches(category, config, progress)
-    identity = {"config": config.to_dict(), "seed": seed, "category": category.name, "data_digest": digest}
+    train, test = open_caches(category, config, progress)
+    identity = identity_of(config, seed, category)
     if (out / CONFIG).exists():
         require_identity(read_config(out), identity, out)
     network = build_network(config, seed)
@@ -85,6 +85,16 @@ def train_run(
     detector = calibrate(network, train.batch, len(category.train), kept_out, device, label)
     detector.save(out, identity)
     return finish(detector, category, test, out, identity, code, device, start, progress, read_training(out))
+
+
+def identity_of(config: ADViTConfig, seed: int, category: Category) -> dict[str, Any]:
+    """What makes two runs the same: configuration, seed, category and data."""
+    return {
+        "config": config.to_dict(),
+        "seed": seed,
+        "category": category.name,
+        "data_digest": data_digest(category),
+    }
 
 
 def note_training(out: Path, code: dict[str, Any], device: torch.device, seconds: float) -> None:
@@ -156,13 +166,13 @@ def evaluate_run(
     return finish(detector, category, cache, out or run, now, code, device, start, progress, read_training(run))
 
 
-def open_caches(category: Category, config: ADViTConfig, progress: bool) -> tuple[ImageCache, ImageCache, str]:
-    """Decode every image and mask of a category. Returns training and test cache and the data's digest."""
+def open_caches(category: Category, config: ADViTConfig, progress: bool) -> tuple[ImageCache, ImageCache]:
+    """Decode every image and mask of a category. Returns training and test cache."""
     train = ImageCache(category.train, config.image_size)
     test = ImageCache(category.test, config.image_size, mask_size=config.evaluation_size)
     train.fill(progress=progress)
     test.fill(progress=progress)
-    return train, test, data_digest(category)
+    return train, test
 
 
 def read_config(run: Path) -> dict[str, Any]:
