@@ -1,9 +1,8 @@
-"""The command line: ``advit train``, ``evaluate``, ``localize``, ``reproduce`` and ``data``."""
+"""The command line: ``advit train``, ``evaluate``, ``localize``, ``reproduce``, ``report``, ``verify``, ``data``."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -26,6 +25,17 @@ TRAIN_EXAMPLES = """examples:
 writes into --out: config.json, log.jsonl (losses per epoch), checkpoint.safetensors, calibration.safetensors,
 training.json (when and where the weights were made), metrics.json (with commit, versions, device, seed, data digest),
 scores.csv, contact_sheet.png, example.npz (the defect of median score, for figures)"""
+
+
+REPRODUCE_EXAMPLES = """examples:
+  advit reproduce                             embedded data, profile quick: within 25 minutes on 2 cores
+  advit reproduce --data mvtec -p bottle      the same notebooks on a real category
+  advit reproduce --profile paper --data mvtec --seeds 0 1 2      the public setting; hours on a GPU
+  advit reproduce --notebooks 05              one notebook and the runs it needs
+
+Runs are stored under runs/store and trained once; an interrupted reproduction continues where it stopped. writes
+results/NAME (executed notebooks, tables as CSV, Markdown and LaTeX, one record per run, report/index.html) and
+figures/NAME (SVG and PNG). notebooks/ is never changed. A cell that fails stops it, with exit status 1."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,17 +81,36 @@ def build_parser() -> argparse.ArgumentParser:
     localize.add_argument("--out", type=Path, required=True, help="folder for overlays, maps and scores.csv")
     device_options(localize)
 
-    reproduce = commands.add_parser("reproduce", help="every table and figure of this repository", **raw)
-    reproduce.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
-    data_option(reproduce)
-    reproduce.add_argument("--profile", default="quick", help="preset to reproduce with (default: quick)")
-    reproduce.add_argument("--name", help="of the folders in results/ and figures/ (default: PROFILE, or PROFILE-ROOT)")
-    reproduce.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0")
-    reproduce.add_argument("--out", type=Path, default=Path("."), help="folder of results/ and figures/ (default: .)")
-    device_options(reproduce)
-
+    add_reproduce_commands(commands)
     add_data_commands(commands.add_parser("data", help="check, download or make data", **raw))
     return parser
+
+
+def add_reproduce_commands(commands: Any) -> None:
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    reproduce = commands.add_parser(
+        "reproduce", help="every table and figure of this repository", epilog=REPRODUCE_EXAMPLES, **raw
+    )
+    reproduce.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
+    data_option(reproduce)
+    reproduce.add_argument("--profile", default="quick", help="smoke, quick or paper (default: quick)")
+    reproduce.add_argument("--name", help="of the folders in results/ and figures/ (default: PROFILE, or PROFILE-ROOT)")
+    reproduce.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED", help="default: the profile's")
+    reproduce.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="only these, for instance 03 05")
+    out_option(reproduce)
+    device_options(reproduce)
+
+    report = commands.add_parser("report", help="an HTML site of executed notebooks, tables and figures", **raw)
+    report.add_argument("--name", default="quick", help="of the folder in results/ (default: quick)")
+    out_option(report)
+
+    verify = commands.add_parser("verify", help="run the smoke profile anew and compare with the committed tables", **raw)
+    out_option(verify)
+    verify.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def out_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder of results/ and figures/ (default: .)")
 
 
 def data_option(parser: argparse.ArgumentParser, default: str = "default: the embedded synthetic data") -> None:
@@ -140,14 +169,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def embedded_root(seed: int = 0) -> Path:
-    """The embedded data set, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
-    from advit.synthetic import write_dataset
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return write_dataset(cache / "advit" / f"synthetic-seed{seed}", seed)
-
-
 def chosen_categories(root: Path, names: Sequence[str] | None) -> list[str]:
     """The categories named, or all of the root's for 'all'. Raises ConfigError if none was named."""
     from advit.data import list_categories
@@ -178,6 +199,7 @@ def metrics_line(name: str, metrics: dict[str, Any]) -> str:
 def command_train(args: argparse.Namespace) -> None:
     from advit.data import open_category
     from advit.runs import train_run
+    from advit.synthetic import embedded_root
 
     config, device = run_config(args), pick_device(args.device)
     root = args.data or embedded_root()
@@ -222,15 +244,31 @@ def command_localize(args: argparse.Namespace) -> None:
 
 
 def command_reproduce(args: argparse.Namespace) -> None:
-    from advit.reproduce import reproduce
+    from advit.reproduce import make_job, reproduce
 
-    config, device = preset(args.profile), pick_device(args.device)
-    root = args.data or embedded_root()
-    name = args.name or (f"{args.profile}-{root.resolve().name}" if args.data else args.profile)
-    names = chosen_categories(root, args.category or ["all"])
-    seeds = list(dict.fromkeys(args.seeds))
-    for line in reproduce(root, names, config, seeds, args.out, name, device, not args.quiet):
-        print(line)
+    names = [] if args.category in (None, ["all"]) else args.category
+    job = make_job(args.profile, args.data, names, args.seeds, args.name or "", args.out)
+    for line in reproduce(job, pick_device(args.device), args.notebooks, progress=not args.quiet):
+        print(line, flush=True)
+
+
+def command_report(args: argparse.Namespace) -> None:
+    from advit.report import build_report
+
+    results = args.out / "results" / args.name
+    if not (results / "notebooks").is_dir():
+        raise ConfigError(f"{results} holds no results: run 'advit reproduce' first, or name others with --name.")
+    print(build_report(results, args.out / "figures" / args.name, results / "report", f"advit: {args.name}"))
+
+
+def command_verify(args: argparse.Namespace) -> int:
+    from advit.verify import verify
+
+    same = True
+    for line, good in verify(args.out, progress=not args.quiet):
+        print(line, flush=True)
+        same &= good
+    return 0 if same else 1
 
 
 def command_data(args: argparse.Namespace) -> int | None:
@@ -267,6 +305,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": command_evaluate,
         "localize": command_localize,
         "reproduce": command_reproduce,
+        "report": command_report,
+        "verify": command_verify,
         "data": command_data,
     }
     try:

@@ -13,7 +13,7 @@ CHOICES = {
     "density_context": ("others", "self"),
     "density_target": ("pixels", "encoded"),
     "minimax": ("both", "maximise", "minimise", "none"),
-    "precision": ("float32", "bfloat16", "auto"),
+    "precision": ("float32", "bfloat16", "float64", "auto"),
     "schedule": ("constant", "cosine"),
     "score": ("density", "reconstruction", "discrepancy", "association", "combined"),
     "standardise": ("position", "image", "none"),
@@ -71,7 +71,7 @@ class ADViTConfig:
     gradient_clip: float = option(0.0, "largest gradient norm of a step; 0 for no limit")
     shift: int = option(0, "training images are moved by up to this many pixels, edges reflected")
     brightness: float = option(0.0, "training images are multiplied by 1 +- this")
-    precision: str = option("float32", "of matrix products; auto: bfloat16 where the device has it")
+    precision: str = option("float32", "of matrix products; float64: of all; auto: bfloat16 where the device has it")
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     standardise: str = option("image", "statistics maps are put in units of: position (where it matters), image, none")

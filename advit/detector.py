@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,11 @@ class Detector:
 
 def calibrate(
     network: nn.Module, load: Callable[[list[int]], Tensor], count: int, kept_out: list[int], device: torch.device,
-    progress: str = "",
+    progress: str = "", wanted: Collection[str] = (),
 ) -> Detector:  # fmt: skip
     """Statistics and threshold from ``count`` defect-free training images.
+
+    ``wanted``: scores to standardise besides those of the configured map.
 
     The standardisers use all of them. The threshold is set on those ``kept_out`` of training (on all, if there are
     none), each of them judged by the statistics of all other images, as a new image would be.
@@ -86,9 +88,10 @@ def calibrate(
     Test: tests/test_detector.py
     """
     config = network.config
-    wanted = PARTS[config.score]
-    scores = score_images(network, load, count, device=device, wanted=wanted, progress=progress)
-    maps = np.concatenate([judge_by_others(network, scores, i) for i in kept_out or range(count)])
+    needed = PARTS[config.score]
+    scores = score_images(network, load, count, device=device, wanted={*needed, *wanted}, progress=progress)
+    judging = {name: scores[name] for name in needed}
+    maps = np.concatenate([judge_by_others(network, judging, i) for i in kept_out or range(count)])
     judged = image_scores(pixel_maps(maps, config.evaluation_size, config.map_sigma), config.top_share)
     standardisers = {k: fit_standardiser(v, config.standardise) for k, v in scores.items()}
     return Detector(network, standardisers, decision_threshold(judged))

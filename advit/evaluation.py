@@ -51,6 +51,11 @@ def evaluate(
 ) -> Evaluation:
     """Score all test images and compare with their masks at the configured evaluation size."""
     maps = detector.maps(cache.batch, len(samples), device, progress="score test" if progress else "")
+    return judge_maps(detector, maps, samples, cache)
+
+
+def judge_maps(detector: Detector, maps: np.ndarray, samples: tuple[Sample, ...], cache: ImageCache) -> Evaluation:
+    """Compare anomaly maps of the test images with their masks."""
     masks = np.stack([cache.mask(i).numpy() for i in range(len(samples))])
     scores = detector.image_scores(maps)
     return Evaluation(maps, scores, all_metrics(maps, scores, samples, masks))

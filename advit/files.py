@@ -11,6 +11,11 @@ from typing import Any
 
 from advit.errors import AdvitError
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -37,6 +42,23 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` for the length of a block; another process waits, and a killed one lets go.
+
+    Where the system has no file locks (Windows) nothing is locked. Test: tests/test_files.py
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        raise AdvitError(f"Cannot write {path}: {error.strerror}. Choose another folder.") from error
+    with file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,14 +21,18 @@ def build_network(config: ADViTConfig, seed: int) -> nn.Module:
     """The configured network with seeded initial weights; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.model == "advit":
-            return ADViT(config)
-        network = VTADL(
-            image_size=config.image_size, patch=config.patch, dim=config.dim, depth=config.depth, heads=config.heads,
-            mlp_dim=config.mlp_dim, components=config.components, noise_sd=config.noise_sd,
-        )  # fmt: skip
-        network.config = config
-        return network
+        network = ADViT(config) if config.model == "advit" else public_network(config)
+    return network.double() if config.precision == "float64" else network
+
+
+def public_network(config: ADViTConfig) -> VTADL:
+    """The public network of the configured sizes."""
+    network = VTADL(
+        image_size=config.image_size, patch=config.patch, dim=config.dim, depth=config.depth, heads=config.heads,
+        mlp_dim=config.mlp_dim, components=config.components, noise_sd=config.noise_sd,
+    )  # fmt: skip
+    network.config = config
+    return network
 
 
 def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: int) -> None:
@@ -50,7 +54,7 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     if config.model == "vt_adl":
         return vt_adl_loss(network(images, generator), images)
     batch, n, mask = len(images), config.grid**2, None
-    noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator)
+    noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator, dtype=images.dtype)
     if config.density_context == "others":
         mask = random_masks(batch, n, config.mask_share, generator).to(images.device)
     out = network(images, mask, noise.to(images.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from advit.cache import ImageCache
 from advit.data import Category
 from advit.evaluation import Evaluation
+from advit.files import atomic
 
 MAP_COLOURS = "magma"
 TRUTH, DECISION = "#00e5ff", "#ffffff"
@@ -34,6 +36,14 @@ def house_style() -> Iterator[None]:
     """The look of every figure, for the length of a ``with`` block."""
     with matplotlib.rc_context(STYLE):
         yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and as SVG without a date, so that equal figures are equal files."""
+    with atomic(path.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, dpi=200)
+    with house_style(), atomic(path.with_suffix(".svg")) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
 
 
 def contact_sheet(

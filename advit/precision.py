@@ -19,6 +19,14 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and on_cpu() else "float32"
 
 
+def unit_images(pixels: Tensor, device: torch.device, precision: str) -> Tensor:
+    """uint8 images to [0, 1] on ``device``: float64 if the precision is that, else float32.
+
+    Test: tests/test_training.py
+    """
+    return pixels.to(device).to(torch.float64 if precision == "float64" else torch.float32) / 255
+
+
 def full_precision(x: Tensor) -> Tensor:
     """float32 for a half-precision tensor; float32 and float64 as they are. Test: tests/test_model.py"""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,136 +1,216 @@
-"""The main job: every category and seed trained and evaluated, then tables and figures from the records."""
+"""The main job: train what is missing, run every notebook, write tables, figures and a report."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
-from advit.config import ADViTConfig
-from advit.data import open_category
-from advit.evaluation import IMAGE_KEYS, PIXEL_KEYS
-from advit.files import atomic, write_text
-from advit.plots import house_style, metrics_figure, overview_figure
-from advit.precision import resolve_precision
-from advit.runs import EXAMPLE, METRICS, SHEET, identity_of, train_run
+from advit.errors import ConfigError, nearest
+from advit.files import atomic, write_json, write_text
+from advit.notebooks import execute, notebook_paths
+from advit.report import build_report
+from advit.results import code_version, device_name, versions
+from advit.runs import SHEET
+from advit.store import code_digest
+from advit.study import FIGURES, RESULTS, STORE, Study, open_study
+from advit.tables import METRIC_KEYS
 
-FULL_NAMES = {
-    "image_auroc": "image-level AUROC",
-    "image_ap": "image-level AP",
-    "image_f1max": "image-level F1-max",
-    "pixel_auroc": "pixel-level AUROC",
-    "pixel_ap": "pixel-level AP",
-    "aupro_0.3": "AU-PRO (FPR ≤ 0.3)",
-    "aupro_0.05": "AU-PRO (FPR ≤ 0.05)",
-}
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+KERNEL = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-def reproduce(
-    root: Path, names: Sequence[str], config: ADViTConfig, seeds: Sequence[int], out: Path, name: str,
-    device: torch.device, progress: bool = True,
-) -> Iterator[str]:  # fmt: skip
-    """Run everything that is not stored yet; yields lines to print.
+@dataclass(frozen=True)
+class Job:
+    """One reproduction: a study's parameters and the folders it writes to."""
 
-    Runs (with weights) go to ``out/runs``, each in a folder named by what it is and by a key of its content, so that
-    nothing is ever overwritten; a finished run is not repeated, an interrupted one continues. Their records, without
-    weights, go to ``out/results/name``, figures to ``out/figures/name``.
+    profile: str
+    data_root: Path | None
+    categories: tuple[str, ...]
+    seeds: tuple[int, ...]
+    name: str
+    out: Path
+    store: Path
 
-    Test: tests/test_runs.py
+    @property
+    def results(self) -> Path:
+        return self.out / "results" / self.name
+
+    @property
+    def figures(self) -> Path:
+        return self.out / "figures" / self.name
+
+    def parameters(self) -> dict[str, Any]:
+        """What every notebook's parameters cell gets."""
+        root = str(self.data_root.resolve()) if self.data_root else ""
+        return {
+            "profile": self.profile, "data_root": root, "categories": list(self.categories), "seeds": list(self.seeds)
+        }  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """Variables that tell the study in a kernel where to read and write."""
+        folders = {STORE: self.store, RESULTS: self.results, FIGURES: self.figures}
+        return {**KERNEL, **{k: str(v.resolve()) for k, v in folders.items()}}
+
+
+def make_job(
+    profile: str, data_root: Path | None, categories: Sequence[str], seeds: Sequence[int], name: str, out: Path
+) -> Job:
+    """A job with the default name: the profile, with the data's folder if it is not the embedded data."""
+    if name and Path(name).name != name:
+        raise ConfigError(f"--name {name}: must be the name of a folder, without / in it.")
+    default = f"{profile}-{data_root.resolve().name}" if data_root else profile
+    store = Path(os.environ.get(STORE) or out / "runs" / "store")
+    return Job(profile, data_root, tuple(categories), tuple(seeds), name or default, out, store)
+
+
+def reproduce(job: Job, device: torch.device, only: Sequence[str] = (), progress: bool = True) -> Iterator[str]:
+    """Run everything of a job that is not done yet; yields lines to print.
+
+    1. every run of every experiment is trained, or found in the store; 2. every notebook is executed, unless its
+    source, the package, the parameters, the data and the files it wrote are as they were; 3. records, provenance and
+    report are written. A notebook that fails raises NotebookError, after what came before it has been kept.
+
+    Args:
+        only: numbers or names of notebooks to run instead of all, for instance ``["03"]``.
+
+    Test: tests/test_reproduce.py
     """
-    config, records, examples = replace(config, precision=resolve_precision(config.precision, device)), [], []
-    results, figures = out / "results" / name, out / "figures" / name
-    for category in [open_category(root, n) for n in names]:
-        for seed in seeds:
-            identity = identity_of(config, seed, category)
-            run = out / "runs" / f"{category.name}-seed{seed}-{content_key(identity)}"
-            record = stored_record(run, identity)
-            if record is None:
-                record = train_run(category, config, seed=seed, out=run, device=device, resume=True, progress=progress)
-            records.append(record)
-            copy(run / METRICS, results / "runs" / f"{category.name}-seed{seed}.json")
-            if seed == seeds[0]:
-                copy(run / SHEET, figures / f"contact_sheet_{category.name}.png")
-                examples += [dict(np.load(path)) for path in [run / EXAMPLE] if path.exists()]
-            numbers = ", ".join(f"{FULL_NAMES[k]} {record[k]:.3f}" for k in shown(record))
-            yield f"{category.name} seed {seed}: {numbers}"
-    table = metrics_table(records)
-    write_text(results / "metrics.csv", table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-    write_text(results / "metrics.md", markdown_table(table))
-    save_figure(metrics_figure(table, FULL_NAMES), figures / "metrics")
-    if examples:
-        save_figure(overview_figure(examples), figures / "overview")
-    yield f"tables: {results / 'metrics.md'}   figures: {figures}"
+    start = time.monotonic()
+    chosen = choose_notebooks(only)
+    study = open_study(
+        job.profile, job.data_root or "", job.categories, job.seeds, device=device, progress=progress, store=job.store
+    )
+    code = code_version()
+    digests = {name: study.digest(name) for name in study.categories}
+    names = list(study.experiments())
+    specs = {s.folder(job.store): s for name in names for _, s in study.specs(name)}
+    yield f"{job.profile}: {len(specs)} runs of {', '.join(study.categories)}, kept in {job.store}"
+    study.train(names)
+    write_records(study, job)
+    study.floors()
+    seconds: dict[str, float] = {}
+    for path in chosen:
+        key, begun = stamp_key(path, job, digests), time.monotonic()
+        stamp = job.store / "stamps" / job.name / f"{path.stem}.json"
+        if up_to_date(stamp, key, job.out):
+            yield f"{path.stem}: up to date"
+            continue
+        before = written(job)
+        target = job.results / "notebooks" / path.name
+        execute(
+            path, target, job.parameters(), environment=job.environment(), cwd=path.parent, progress=progress
+        )  # fmt: skip
+        seconds[path.stem] = round(time.monotonic() - begun, 1)
+        made = [p for p, when in written(job).items() if before.get(p) != when]
+        write_json(stamp, {"key": key, "files": {p.relative_to(job.out).as_posix(): digest(p) for p in made}})
+        yield f"{path.stem}: {seconds[path.stem]:.0f} s"
+    write_provenance(job, study, code, device, digests, seconds)
+    report = build_report(job.results, job.figures, job.results / "report", f"advit: {job.name}")
+    yield from summary(job)
+    yield f"{(time.monotonic() - start) / 60:.1f} minutes. Report: {report}"
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and as SVG without a date, so that equal figures are equal files."""
-    with atomic(path.with_suffix(".png")) as temporary:
-        figure.savefig(temporary, dpi=200)
-    with house_style(), atomic(path.with_suffix(".svg")) as temporary:
-        figure.savefig(temporary, metadata={"Date": None})
+def choose_notebooks(only: Sequence[str]) -> list[Path]:
+    """The notebooks to run. Raises ConfigError for one that does not exist, or without a checkout."""
+    known = notebook_paths(NOTEBOOKS)
+    if not known:
+        raise ConfigError(f"No notebooks in {NOTEBOOKS}: 'reproduce' needs a checkout of the repository.")
+    for name in only:
+        if not any(p.stem == name or p.stem.startswith(f"{name}_") for p in known):
+            stems = [p.stem for p in known]
+            raise ConfigError(f"No notebook {name!r}: choose {', '.join(stems)}.{nearest(name, stems)}")
+    return [p for p in known if not only or any(p.stem == n or p.stem.startswith(f"{n}_") for n in only)]
 
 
-def content_key(identity: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that differ between runs of different configuration, seed, category or data."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+def stamp_key(path: Path, job: Job, digests: dict[str, str]) -> str:
+    """Digest of all that an executed notebook follows from."""
+    parts = [path.read_text(encoding="utf-8"), package_digest(), json.dumps(job.parameters()), json.dumps(digests)]
+    return hashlib.sha256("\0".join([*parts, json.dumps(versions())]).encode()).hexdigest()
 
 
-def stored_record(run: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a finished run of exactly this configuration, seed and data; None if there is none."""
+def package_digest() -> str:
+    """Digest of every module, plots included, and of the code of the runs."""
+    total = hashlib.sha256(code_digest().encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def up_to_date(stamp: Path, key: str, out: Path) -> bool:
+    """Whether a notebook was executed with this key and its files are still those it wrote."""
     try:
-        record = json.loads((run / METRICS).read_text(encoding="utf-8"))
-        found = (record["config"], record["provenance"]["seed"], record["provenance"]["data_digest"])
+        found = json.loads(stamp.read_text(encoding="utf-8"))
+        return found["key"] == key and all(digest(out / name) == value for name, value in found["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def written(job: Job) -> dict[Path, int]:
+    """Tables, figures and executed notebooks there are, with the time of each."""
+    folders = (job.results / "tables", job.figures, job.results / "notebooks")
+    files = [p for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()]
+    return {p: p.stat().st_mtime_ns for p in files if ".failed." not in p.name}
+
+
+def write_records(study: Study, job: Job) -> None:
+    """One JSON record per run, an index of which experiment each belongs to, and the contact sheets of the main runs."""
+    lines, keep = [], set()
+    for name in study.experiments():
+        for run in study.run(name):
+            record = f"{run.folder.name}.json"
+            if record not in keep:
+                write_json(job.results / "runs" / record, run.record)
+            keep.add(record)
+            metrics = ["" if run.record.get(k) is None else f"{run.record[k]:.4f}" for k in METRIC_KEYS]
+            lines.append([name, f'"{run.variant}"', run.category, str(run.seed), *metrics, record])
+            if name == "main" and run.seed == study.seeds[0] and (run.folder / SHEET).exists():
+                with atomic(job.figures / f"contact_sheet_{run.category}.png") as temporary:
+                    shutil.copyfile(run.folder / SHEET, temporary)
+    for path in (job.results / "runs").glob("*.json"):  # of earlier versions
+        if path.name not in keep:
+            path.unlink()
+    head = ["experiment", "variant", "category", "seed", *METRIC_KEYS, "record"]
+    write_text(job.results / "runs.csv", "".join(",".join(line) + "\n" for line in [head, *lines]))
+
+
+def write_provenance(
+    job: Job, study: Study, code: dict[str, Any], device: torch.device, digests: dict[str, str],
+    seconds: dict[str, float],
+) -> None:  # fmt: skip
+    """Where the tables of a job come from. Times of notebooks that were up to date are those of their last run."""
+    path = job.results / "provenance.json"
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["seconds"]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if found == (identity["config"], identity["seed"], identity["data_digest"]) else None
+        earlier = {}
+    known = {p.stem for p in notebook_paths(NOTEBOOKS)}
+    write_json(path, {
+        "profile": job.profile, "data": "embedded" if study.embedded else study.root.name, "data_digests": digests,
+        "seeds": list(job.seeds) or "those of the profile", **code, "code_digest": code_digest(),
+        "versions": versions(), "device": device_name(device), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "seconds": {k: v for k, v in {**earlier, **seconds}.items() if k in known},
+    })  # fmt: skip
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file atomically; nothing to do if the run made none."""
-    if source.exists():
-        with atomic(target) as temporary:
-            shutil.copyfile(source, temporary)
-
-
-def shown(record: dict[str, Any]) -> list[str]:
-    """The metrics of a record that are defined."""
-    return [k for k in (*IMAGE_KEYS, *PIXEL_KEYS) if record.get(k) is not None]
-
-
-def metrics_table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """One row per category and one for the mean of the categories; mean and sd over seeds (sd of n - 1)."""
-    keys = [*IMAGE_KEYS, *PIXEL_KEYS]
-    rows = pd.DataFrame([{"category": r["category"], **{k: r.get(k) for k in keys}} for r in records])
-    rows = rows.astype({k: float for k in keys})
-    groups = rows.groupby("category", sort=True)
-    mean, sd = groups.mean().reset_index(), groups.std().reset_index()
-    table = mean.assign(seeds=groups.size().to_numpy()).join(sd[keys].add_suffix("_sd"))
-    average = {"category": "mean", "seeds": int(table["seeds"].min()), **mean[keys].mean().to_dict()}
-    return pd.concat([table, pd.DataFrame([average])], ignore_index=True)
-
-
-def markdown_table(table: pd.DataFrame) -> str:
-    """The table as Markdown: three decimals, ± sd where there are several seeds, a dash where undefined."""
-    keys = [*IMAGE_KEYS, *PIXEL_KEYS]
-
-    def cell(row: pd.Series, key: str) -> str:
-        if pd.isna(row[key]):
-            return "-"
-        sd = row.get(f"{key}_sd")
-        return f"{row[key]:.3f}" + ("" if sd is None or pd.isna(sd) else f" ± {sd:.3f}")
-
-    lines = [
-        "| category | " + " | ".join(FULL_NAMES[k] for k in keys) + " |",
-        "|---|" + "---|" * len(keys),
-        *(f"| {row['category']} | " + " | ".join(cell(row, k) for k in keys) + " |" for _, row in table.iterrows()),
-    ]
-    return "\n".join(lines) + "\n"
+def summary(job: Job) -> Iterator[str]:
+    """The main tables, as they were written."""
+    for name in ("main", "claims"):
+        path = job.results / "tables" / f"{name}.md"
+        if path.exists():
+            yield "\n" + path.read_text(encoding="utf-8")
+    yield f"tables: {job.results / 'tables'}   figures: {job.figures}   notebooks: {job.results / 'notebooks'}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from advit.analysis import analyse, discrepancy_probe
 from advit.cache import ImageCache
 from advit.calibration import held_out
 from advit.checkpoint import load_checkpoint, restore
@@ -22,14 +23,14 @@ from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
 from advit.errors import CheckpointError, ConfigError, DataError
 from advit.evaluation import Evaluation, evaluate
 from advit.files import atomic, write_json, write_text
-from advit.networks import build_network, fit_target
+from advit.networks import SCORES, build_network, fit_target
 from advit.plots import contact_sheet
 from advit.precision import resolve_precision
 from advit.results import code_version, device_name, provenance, versions
 from advit.training import CHECKPOINT, fit, require_identity
 
 CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"
-EXAMPLE, TRAINING = "example.npz", "training.json"
+EXAMPLE, TRAINING, PATCHES = "example.npz", "training.json", "patches.npz"
 
 
 def train_run(
@@ -42,11 +43,14 @@ def train_run(
     preset: str = "",
     resume: bool = False,
     progress: bool = True,
+    pictures: bool = True,
+    study: bool = False,
 ) -> dict[str, Any]:
     """Train, calibrate and evaluate one category; everything lands in ``out``. Returns the metrics.
 
     Every image and mask is decoded before ``out`` is created, so bad data leaves nothing behind. A killed run
-    continues with ``resume=True`` to the same weights.
+    continues with ``resume=True`` to the same weights. ``pictures``: with contact sheet and example. ``study``: with
+    what the notebooks need: every kind of map judged, patch scores kept, the discrepancy of test patches in the log.
 
     Raises:
         DataError, CheckpointError, TrainingError, AdvitError (from writing).
@@ -58,7 +62,7 @@ def train_run(
     code = code_version()
     config = replace(config, precision=resolve_precision(config.precision, device))
     train, test = open_caches(category, config, progress)
-    identity = identity_of(config, seed, category)
+    identity = identity_of(config, seed, category.name, data_digest(category))
     if (out / CONFIG).exists():
         require_identity(read_config(out), identity, out)
     network = build_network(config, seed)
@@ -78,23 +82,21 @@ def train_run(
         identity=identity,
         resume=resume and (out / CHECKPOINT).exists(),
         progress=progress,
+        probe=discrepancy_probe(category.test, test, device) if study and config.model == "advit" else None,
     )
     note_training(out, code, device, time.monotonic() - start)
     start = time.monotonic()
     label = "calibrate" if progress else ""
-    detector = calibrate(network, train.batch, len(category.train), kept_out, device, label)
+    wanted = SCORES if study else ()
+    detector = calibrate(network, train.batch, len(category.train), kept_out, device, label, wanted)
     detector.save(out, identity)
-    return finish(detector, category, test, out, identity, code, device, start, progress, read_training(out))
+    training = read_training(out)
+    return finish(detector, category, test, out, identity, code, device, start, progress, training, pictures, study)
 
 
-def identity_of(config: ADViTConfig, seed: int, category: Category) -> dict[str, Any]:
+def identity_of(config: ADViTConfig, seed: int, category: str, digest: str) -> dict[str, Any]:
     """What makes two runs the same: configuration, seed, category and data."""
-    return {
-        "config": config.to_dict(),
-        "seed": seed,
-        "category": category.name,
-        "data_digest": data_digest(category),
-    }
+    return {"config": config.to_dict(), "seed": seed, "category": category, "data_digest": digest}
 
 
 def note_training(out: Path, code: dict[str, Any], device: torch.device, seconds: float) -> None:
@@ -115,7 +117,7 @@ def read_training(run: Path) -> dict[str, Any] | None:
 def finish(
     detector: Detector, category: Category, test: ImageCache, out: Path, identity: dict[str, Any],
     code: dict[str, Any], device: torch.device, start: float, progress: bool,
-    training: dict[str, Any] | None,
+    training: dict[str, Any] | None, pictures: bool = True, study: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate and write metrics, scores and contact sheet. Without test images the metrics are empty.
 
@@ -123,14 +125,19 @@ def finish(
     """
     record: dict[str, Any] = {"category": category.name, "model": detector.config.model}
     if category.test:
-        result = evaluate(detector, category.test, test, device, progress)
-        record |= result.metrics
+        if study:
+            result, by_kind, patches = analyse(detector, category.test, test, device, progress)
+            record |= result.metrics | {"maps": by_kind}
+            write_arrays(out / PATCHES, patches)
+        else:
+            result = evaluate(detector, category.test, test, device, progress)
+            record |= result.metrics
         write_scores(out / SCORES_CSV, category, result, detector.threshold)
-        sheet = contact_sheet(category, test, result, detector.threshold)
-        with atomic(out / SHEET) as temporary:
-            sheet.savefig(temporary, dpi=150)
-        with atomic(out / EXAMPLE) as temporary:
-            np.savez_compressed(temporary, **median_example(category, test, result, detector.threshold))
+        if pictures:
+            sheet = contact_sheet(category, test, result, detector.threshold)
+            with atomic(out / SHEET) as temporary:
+                sheet.savefig(temporary, dpi=150)
+            write_arrays(out / EXAMPLE, median_example(category, test, result, detector.threshold))
     record["threshold"] = detector.threshold
     record["standards"] = {
         name: {"position_share": s.position_share, "two_sided": s.two_sided}
@@ -221,6 +228,12 @@ def median_example(category: Category, cache: ImageCache, result: Evaluation, th
         "threshold": threshold,
         "title": f"{category.name}: {category.test[i].defect}",
     }
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Named arrays as one compressed file, whole or not at all."""
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def write_scores(path: Path, category: Category, result: Evaluation, threshold: float) -> None:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from advit.augment import translate
 from advit.networks import SCORES, patch_scores
 from advit.patches import patch_map_to_pixels
+from advit.precision import unit_images
 
 
 def complementary_masks(patches: int, share: float, generator: torch.Generator) -> Tensor:
@@ -37,9 +38,9 @@ def score_batch(
 ) -> dict[str, Tensor]:
     """Scores of ``images (batch, 3, H, H)`` on the fine grid: ``(batch, G, G)`` each, G = score_shifts * H / p.
 
-    With density_context="others" the density of a patch is read where that patch was masked; the other scores
-    are averaged over the masks. The masks follow from ``seed`` alone and are the same for every image, so a
-    score does not depend on the batch an image came in.
+    With density_context="others" the density of a patch is read where that patch was masked, its discrepancy where
+    it was not (its query is then its own); the other scores are averaged over the masks. The masks follow from ``seed``
+    alone and are the same for every image, so a score does not depend on the batch an image came in.
 
     Test: tests/test_scoring.py
     """
@@ -72,6 +73,7 @@ def _passes(network: nn.Module, images: Tensor, generator: torch.Generator, want
             for mask in masks:
                 share = dict.fromkeys(SCORES, 1 / (config.mask_draws * len(masks)))
                 share["density"] = mask / config.mask_draws
+                share["discrepancy"] = ~mask / (config.mask_draws * (len(masks) - 1))
                 yield patch_scores(network, images, mask.expand(len(images), -1), wanted), share
 
 
@@ -94,7 +96,8 @@ def score_images(
     network.eval()
     found: dict[str, list[np.ndarray]] = {}
     for start in tqdm(range(0, count, batch), desc=progress, unit="batch", disable=not progress):
-        images = load(list(range(start, min(start + batch, count)))).to(device).float() / 255
+        pixels = load(list(range(start, min(start + batch, count))))
+        images = unit_images(pixels, device, network.config.precision)
         for name, value in score_batch(network, images, wanted=wanted).items():
             found.setdefault(name, []).append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in found.items()}

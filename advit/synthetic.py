@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -135,6 +136,12 @@ def write_dataset(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def embedded_root(name: str = "synthetic-seed0", progress: bool = False, **plan: Any) -> Path:
+    """A data set of :func:`write_dataset`, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return write_dataset(cache / "advit" / name, progress=progress, **plan)
 
 
 def jobs(plan: dict) -> Iterator[tuple[str, str, int]]:

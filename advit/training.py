@@ -19,9 +19,11 @@ from advit.config import ADViTConfig
 from advit.errors import CheckpointError, TrainingError
 from advit.files import write_text
 from advit.networks import training_terms
+from advit.precision import unit_images
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 SAVE_EVERY_SECONDS = 20
+PROBES = 10
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -102,6 +104,7 @@ def fit(
     identity: dict[str, Any],
     resume: bool = False,
     progress: bool = True,
+    probe: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> None:
     """Train ``network`` in place for its configured length, saving to ``run`` as it goes.
 
@@ -112,6 +115,8 @@ def fit(
             20 s, and after the last one.
         identity: what a checkpoint must agree with to be continued (config, seed, data).
         resume: continue from the checkpoint in ``run``; the final weights equal an uninterrupted run's.
+        probe: measures the network after about ten of the epochs, the last one included, for the log. Nothing that it
+            returns is used.
 
     Raises:
         TrainingError: on a loss that is not finite. CheckpointError: if ``run`` holds another run's checkpoint.
@@ -136,7 +141,7 @@ def fit(
         sums: dict[str, float] = {}
         batches = batch_order(len(names), config.batch_size, seed, epoch)[: total - step]
         for indices in batches:
-            images = load(indices).to(device).float() / 255
+            images = unit_images(load(indices), device, config.precision)
             rate = learning_rate(config, step, total)
             found = train_step(network, optimiser, images, step_generator(seed, step), rate)
             terms = {k: float(v) for k, v in found.items()}
@@ -146,6 +151,8 @@ def fit(
             bar.update()
         epoch += 1
         log.append({"epoch": epoch, "step": step, "learning_rate": rate, **sums})
+        if probe is not None and (step >= total or step * PROBES // total > (step - len(batches)) * PROBES // total):
+            log[-1] |= probe(network)
         bar.set_postfix({k: f"{v:.3f}" for k, v in sums.items()})
         if step >= total or time.monotonic() - saved > SAVE_EVERY_SECONDS:
             tensors = {f"network.{k}": v for k, v in network.state_dict().items()} | optimiser_tensors(optimiser)

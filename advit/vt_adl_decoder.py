@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advit.precision import full_precision
+
 CODE_CHANNELS, CODE_SIDE = 8, 8
 CODE = CODE_CHANNELS * CODE_SIDE**2  # 512, the length of the capsule
 NATIVE_SIZE = 512  # what the layers make of (8, 8, 8)
@@ -41,7 +43,7 @@ class PublicDecoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         code = code.unflatten(1, (CODE_CHANNELS, CODE_SIDE, CODE_SIDE))
-        image = self.layers(code).float()  # resizing and the losses need float32 under mixed precision too
+        image = full_precision(self.layers(code))  # resizing and the losses need it under mixed precision too
         if self.image_size == NATIVE_SIZE:
             return image
         size = (self.image_size, self.image_size)

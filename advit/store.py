@@ -1,0 +1,241 @@
+"""Stored runs: each in a folder named by its content, trained once, whoever asks for it and however often."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from advit.calibration import held_out
+from advit.config import ADViTConfig
+from advit.data import Category, open_category
+from advit.errors import AdvitError
+from advit.files import exclusive
+from advit.precision import resolve_precision
+from advit.runs import METRICS, PATCHES, SHEET, identity_of, train_run
+from advit.training import LOG, total_steps
+
+PRESENTATION = ("cli", "__main__", "plots", "readme", "report", "localize", "data_download", "data_check")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a category of a root, a configuration (precision resolved), a seed, and whether to draw pictures."""
+
+    root: Path
+    category: str
+    config: ADViTConfig
+    seed: int
+    digest: str  # of the category's data
+    pictures: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What the run's numbers depend on: configuration, seed, data, code and version of PyTorch."""
+        return {
+            **identity_of(self.config, self.seed, self.category, self.digest),
+            "code": code_digest(),
+            "torch": torch.__version__,
+        }
+
+    def folder(self, store: Path) -> Path:
+        """Its folder, ``category-seed-key``: another configuration, data set or version of the code has another."""
+        return store / f"{self.category}-seed{self.seed}-{content_key(self.identity())}"
+
+
+def content_key(identity: dict[str, Any]) -> str:
+    """Ten hexadecimal digits that differ between runs of different identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@cache
+def code_digest(start: str = "runs") -> str:
+    """SHA-256 of the statements of every module that ``start`` imports, without comments and docstrings.
+
+    A run is trained again when code that could change its numbers has changed, not when a comment or a plot has.
+    Test: tests/test_store.py
+    """
+    total = hashlib.sha256()
+    for name in sorted(decisive_modules(start)):
+        total.update(f"{name}\n{statements((HERE / f'{name}.py').read_text(encoding='utf-8'))}\n".encode())
+    return total.hexdigest()
+
+
+HERE = Path(__file__).resolve().parent
+
+
+def decisive_modules(start: str) -> set[str]:
+    """Modules of advit that ``start`` imports, directly or not, except those that only draw."""
+    found, todo = set(), [start]
+    while todo:
+        name = todo.pop()
+        if name in found or name in PRESENTATION or not (HERE / f"{name}.py").is_file():
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("advit."):
+                todo.append(node.module.split(".")[1])
+    return found
+
+
+def statements(source: str) -> str:
+    """Source without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def stored_record(spec: RunSpec, store: Path) -> dict[str, Any] | None:
+    """The record of a finished run, or None."""
+    folder = spec.folder(store)
+    try:
+        record = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    complete = "image_auroc" not in record or (folder / PATCHES).exists()
+    drawn = not spec.pictures or "image_auroc" not in record or (folder / SHEET).exists()
+    return record if isinstance(record, dict) and complete and drawn else None
+
+
+def require_runs(
+    specs: Sequence[RunSpec], store: Path, device: torch.device, *, processes: int, progress: bool = True
+) -> None:
+    """Train what is not stored. Runs go side by side in processes of one thread each, one at a time on a GPU.
+
+    One thread each, so that the numbers of a CPU do not depend on how many cores it has or how many runs go side by
+    side. A run is written by one process at a time (others wait for it), survives a kill, and continues.
+
+    Raises:
+        AdvitError: the first that a run raised, or if a process died (out of memory, killed); finished runs are kept.
+
+    Test: tests/test_store.py
+    """
+    missing = [spec for spec in specs if stored_record(spec, store) is None]
+    todo = {spec.folder(store): spec for spec in sorted(missing, key=lambda s: s.pictures)}  # with pictures wins
+    if not todo:
+        return
+    order = sorted(todo.values(), key=lambda s: -work(s))  # the longest first, so that no core idles at the end
+    steps = {spec.folder(store): steps_of(spec) for spec in order}
+    bar = tqdm(total=sum(steps.values()), desc=f"train {len(order)} runs", unit="step", disable=not progress)
+    count = min(processes, os.cpu_count() or 1, len(order)) if device.type == "cpu" else 1
+    try:
+        if count == 1:
+            for spec in order:
+                train_spec(spec, store, device)
+                bar.update(steps[spec.folder(store)])
+            return
+        with worker_pool(count) as pool:
+            futures = {pool.submit(train_spec, spec, store, device): spec.folder(store) for spec in order}
+            follow(futures, steps, bar)
+    except BrokenProcessPool:
+        raise AdvitError(
+            "A training process was killed, perhaps for lack of memory. Finished runs are kept: repeat the command to "
+            "continue."
+        ) from None
+    finally:
+        bar.close()
+
+
+def follow(futures: dict[Future, Path], steps: dict[Path, int], bar: tqdm) -> None:
+    """Wait for all futures, moving the bar by what the runs' logs say; the first error ends it."""
+    pending, done = set(futures), 0
+    while pending:
+        finished, pending = wait(pending, timeout=3, return_when=FIRST_COMPLETED)
+        for future in finished:
+            future.result()
+            done += 1
+        bar.set_postfix_str(f"{done} of {len(futures)} runs")
+        ended = sum(steps[folder] for future, folder in futures.items() if future.done())
+        running = sum(steps_logged(folder) for future, folder in futures.items() if future.running())
+        bar.n = max(bar.n, min(bar.total, ended + running))
+        bar.refresh()
+
+
+def steps_of(spec: RunSpec) -> int:
+    """Optimiser steps of a run."""
+    count = len(open_category(spec.root, spec.category).train)
+    return total_steps(spec.config, count - len(held_out(count)))
+
+
+def work(spec: RunSpec) -> float:
+    """How long a run takes, roughly: steps times images times pixels."""
+    return steps_of(spec) * spec.config.batch_size * spec.config.image_size**2
+
+
+def steps_logged(folder: Path) -> int:
+    """Steps that a running run has saved so far."""
+    try:
+        return int(json.loads((folder / LOG).read_text(encoding="utf-8").splitlines()[-1])["step"])
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0
+
+
+@contextmanager
+def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with their parent, however it ends; what has not begun is dropped on an error."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as its parent has ended, also if that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch, for the length of a block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def train_spec(spec: RunSpec, store: Path, device: torch.device) -> None:
+    """Train, calibrate and analyse one run in its folder of the store; nothing to do if it is finished."""
+    folder = spec.folder(store)
+    with exclusive(folder.with_name(f".{folder.name}.lock")), one_thread():
+        if stored_record(spec, store) is None:
+            train_run(
+                open_category(spec.root, spec.category), spec.config, seed=spec.seed, out=folder, device=device,
+                resume=True, progress=False, pictures=spec.pictures, study=True,
+            )  # fmt: skip
+
+
+def make_spec(
+    category: Category, digest: str, config: ADViTConfig, seed: int, device: torch.device, pictures: bool
+) -> RunSpec:
+    """The run of a category under a configuration, whose precision is decided by the device."""
+    config = replace(config, precision=resolve_precision(config.precision, device))
+    return RunSpec(category.root.parent, category.name, config, seed, digest, pictures)
