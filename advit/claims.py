@@ -18,9 +18,13 @@ NOISE, NO_NOISE = "sd 0.2", "sd 0"
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: its number, what the paper says, what was measured, and the estimate; above ``null`` supports it."""
+    """One claim: its number, a short name, what the paper says, what was measured, the estimate.
+
+    An estimate above ``null`` speaks for the claim.
+    """
 
     number: str
+    short: str
     says: str
     measured: str
     estimate: Estimate | None
@@ -39,7 +43,8 @@ def associations_claim(runs: Runs) -> Claim:
     """
     groups = [patch_groups(run.patches(), "discrepancy") for run in runs if run.patches()]
     return Claim(
-        "C1", "abnormal patches associate with their neighbours, normal ones with the whole image",
+        "C1", "discrepancy lower on defects",
+        "abnormal patches associate with their neighbours, normal ones with the whole image",
         "P(AD of a defect patch < AD of a normal patch); 0.5: no difference", mean_superiority(groups), 0.5,
     )  # fmt: skip
 
@@ -66,7 +71,7 @@ def minimax_claims(runs: Runs) -> Iterator[Claim]:
     table = gap_table(runs)
     for other in ("none", "maximise only"):
         yield Claim(
-            "C2", f"minimax widens that gap (against: {other})",
+            "C2", f"minimax against {other}", f"minimax widens that gap (against: {other})",
             f"difference of P(AD_defect < AD_normal), minimax minus {other}",
             paired(table, "separation", "minimax", other),
         )  # fmt: skip
@@ -89,7 +94,7 @@ def localization_claims(runs: Runs) -> Iterator[Claim]:
     table = map_table(runs)
     for other, name in (("reconstruction", "reconstruction error"), ("discrepancy", "discrepancy")):
         yield Claim(
-            "C3", f"the mixture density network localises (against: {name})",
+            "C3", f"density map against {name}", f"the mixture density network localises (against: {name})",
             f"{FULL_NAMES['aupro_0.3']}, density map minus {name} map", paired(table, "aupro_0.3", "density", other),
         )  # fmt: skip
 
@@ -98,7 +103,7 @@ def noise_claims(runs: Runs) -> Iterator[Claim]:
     """C4: do results with noise on the encoded features exceed those without?"""
     for key in ("aupro_0.3", "pixel_auroc"):
         yield Claim(
-            "C4", "with added noise, PRO significantly surpasses that without",
+            "C4", f"noise: {FULL_NAMES[key]}", "with added noise, PRO significantly surpasses that without",
             f"{FULL_NAMES[key]}, noise sd 0.2 minus none", paired(runs.table, key, NOISE, NO_NOISE),
         )  # fmt: skip
 
@@ -113,13 +118,15 @@ def opponent_claims(main: Runs, public: Runs, floors: pd.DataFrame) -> Iterator[
     table = pd.concat([main.table, public.table])
     for key in ("image_auroc", "pixel_auroc", "aupro_0.3"):
         yield Claim(
-            "C5", "better than the methods it is compared with (vt_adl)", f"{FULL_NAMES[key]}, ADViT minus vt_adl",
+            "C5", f"against vt_adl: {FULL_NAMES[key]}",
+            "better than the methods it is compared with (vt_adl)", f"{FULL_NAMES[key]}, ADViT minus vt_adl",
             paired(table, key, "advit", "vt_adl"),
         )  # fmt: skip
     for key in ("image_auroc", "pixel_auroc", "aupro_0.3"):
         gaps = main.table[key] - main.table["category"].map(best_floor(floors, key))
         yield Claim(
-            "C5", "better than the methods it is compared with (classical floors)",
+            "C5", f"against the best floor: {FULL_NAMES[key]}",
+            "better than the methods it is compared with (classical floors)",
             f"{FULL_NAMES[key]}, ADViT minus the best floor of the category", mean_interval(gaps.to_list()),
         )  # fmt: skip
 
@@ -130,14 +137,15 @@ def gaussians_claims(runs: Runs) -> Iterator[Claim]:
     first, middle, last = names[0], names[len(names) // 2], names[-1]
     key, table = "aupro_0.3", runs.table
     yield Claim(
-        "C6", "more Gaussians help", f"{FULL_NAMES[key]}, {last} minus {first}", paired(table, key, last, first)
-    )
+        "C6", f"{last} against {first}", "more Gaussians help", f"{FULL_NAMES[key]}, {last} minus {first}",
+        paired(table, key, last, first),
+    )  # fmt: skip
     if len(names) < 3:
         return
     wide = table.pivot(index=["category", "seed"], columns="variant", values=key)
     bend = (wide[middle] - wide[first]) - (wide[last] - wide[middle])
     yield Claim(
-        "C6", "then it levels off",
+        "C6", "then it levels off", "then it levels off",
         f"gain in {FULL_NAMES[key]} from {first} to {middle} minus that from {middle} to {last}",
         mean_interval(bend.to_list()),
     )  # fmt: skip

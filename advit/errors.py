@@ -27,3 +27,7 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 
     match = get_close_matches(word, known, n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+class NotebookError(AdvitError):
+    """A notebook cannot be run as asked, or one of its cells failed."""

@@ -56,8 +56,8 @@ PROFILES: dict[str, Profile] = {
         base=with_options(PRESETS["quick"], TINY),
         opponent=with_options(
             PRESETS["vt_adl"],
-            dict(image_size=32, patch=8, dim=16, depth=1, heads=2, mlp_dim=32, components=3, batch_size=4, max_steps=4,
-                 precision="float64", evaluation_size=64),
+            dict(image_size=32, patch=8, dim=16, depth=1, heads=2, mlp_dim=32, components=3, batch_size=2, max_steps=3,
+                 evaluation_size=64),  # float32: the public decoder takes minutes in float64
         ),
         seeds=(0,), ablation_seeds=(0, 1), noise_seeds=(0, 1), noise_levels=(0.0, 0.2, 0.5), gaussians=(1, 3),
         lambdas=(3.0,), floor_size=64, processes=1,

@@ -11,6 +11,7 @@ from scipy import stats
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+LEAST_UNITS = 3  # fewer give no interval
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def superiority_draws(
 
 
 def bootstrapped(value: float, drawn: np.ndarray, count: int) -> Estimate:
-    """A value with the percentile interval of its draws; without one for fewer than 3 images."""
-    if count < 3:
+    """A value with the percentile interval of its draws; without one for too few images."""
+    if count < LEAST_UNITS:
         return Estimate(value, None, None, count)
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high), count)
@@ -90,7 +91,8 @@ def mean_superiority(groups: Sequence[tuple[Sequence[np.ndarray], Sequence[np.nd
     if not found:
         return None
     values, draws, counts = zip(*found, strict=True)
-    return bootstrapped(float(np.mean(values)), np.mean(draws, axis=0), min(counts) if min(counts) < 3 else sum(counts))
+    count = sum(counts) if min(counts) >= LEAST_UNITS else min(counts)
+    return bootstrapped(float(np.mean(values)), np.mean(draws, axis=0), count)
 
 
 def mean_interval(values: Sequence[float]) -> Estimate | None:
@@ -101,7 +103,7 @@ def mean_interval(values: Sequence[float]) -> Estimate | None:
     x = np.asarray([v for v in values if np.isfinite(v)], dtype=float)
     if not len(x):
         return None
-    if len(x) < 2:
+    if len(x) < LEAST_UNITS:
         return Estimate(float(x.mean()), None, None, len(x))
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     p = float(stats.ttest_1samp(x, 0.0).pvalue) if half > 0 else float(x.mean() == 0)

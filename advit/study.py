@@ -24,7 +24,7 @@ from advit.floors import floor_table
 from advit.plots import save_figure
 from advit.profiles import Experiment, Profile, experiments, find_profile
 from advit.results import PACKAGES, versions
-from advit.runs import PATCHES, load_run
+from advit.runs import EXAMPLE, PATCHES, load_run
 from advit.store import RunSpec, make_spec, require_runs, stored_record
 from advit.synthetic import embedded_root
 from advit.tables import METRIC_KEYS, Table
@@ -53,13 +53,21 @@ class Run:
         """The trained network on the CPU with standards for every kind of score."""
         return load_run(self.folder, CPU)[0]
 
+    def example(self) -> dict[str, np.ndarray]:
+        """The defect of median score for figures, see :func:`advit.runs.median_example`; empty without test images."""
+        return read_arrays(self.folder / EXAMPLE)
+
     def patches(self) -> dict[str, np.ndarray]:
         """Patch scores of the test images, see :func:`advit.analysis.analyse`; empty without test images."""
-        path = self.folder / PATCHES
-        if not path.exists():
-            return {}
-        with np.load(path) as arrays:
-            return dict(arrays)
+        return read_arrays(self.folder / PATCHES)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Named arrays of a file; none if there is no such file."""
+    if not path.exists():
+        return {}
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 @dataclass(frozen=True)

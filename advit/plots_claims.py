@@ -1,0 +1,183 @@
+"""Figures of training, ablations and claims: arrays in, Figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from advit.plots import house_style
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+WIDTH = 6.3  # inches, of a printed page
+
+
+def curves_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], xlabel: str) -> Figure:
+    """Curves over training: one panel per quantity, one line per variant.
+
+    Args:
+        panels: label of the vertical axis -> variant -> columns ``step``, ``mean``, ``low``, ``high``.
+    """
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (label, curves) in zip(axes, panels.items(), strict=True):
+            for i, (variant, curve) in enumerate(curves.items()):
+                colour = COLOURS[i % len(COLOURS)]
+                ax.plot(curve["step"], curve["mean"], LINES[i % len(LINES)], color=colour, label=variant, linewidth=1.3)
+                ax.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
+            ax.set_xlabel(xlabel)
+            ax.set_title(label)
+            ax.grid(color="0.92")
+            ax.set_axisbelow(True)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    return figure
+
+
+def gradients_figure(table: pd.DataFrame) -> Figure:
+    """Bars of :func:`advit.phases.phase_gradients`, one group per part of the network; zero is written out."""
+    parts, phases = list(table.columns[1:]), list(table["phase"])
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        ax = figure.subplots()
+        height = 0.8 / len(phases)
+        largest = max(float(table[parts].to_numpy().max()), 1e-12)
+        for i, phase in enumerate(phases):
+            values = table[parts].to_numpy()[i]
+            rows = np.arange(len(parts)) + (i - (len(phases) - 1) / 2) * height
+            ax.barh(rows, values, height * 0.9, color=COLOURS[i], label=phase)
+            for y, value in zip(rows, values, strict=True):
+                text = "0" if value == 0 else f"{value:.2g}"
+                ax.annotate(text, (value, y), (3, 0), textcoords="offset points", va="center", fontsize=6)
+        ax.set_yticks(range(len(parts)), parts)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.15 * largest)
+        ax.set_xlabel("norm of the gradient of the last layer's discrepancy")
+        ax.legend(title="phase", frameon=False, fontsize=7)
+    return figure
+
+
+def pairs_figure(panels: Mapping[str, pd.DataFrame], left: str, right: str) -> Figure:
+    """Pairs of runs that differ in one option alone: a line per pair, from ``left`` to ``right``, by category.
+
+    Args:
+        panels: name of the metric -> columns ``category``, ``seed`` and the two variants.
+    """
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (label, table) in zip(axes, panels.items(), strict=True):
+            for i, (category, rows) in enumerate(table.groupby("category", sort=True)):
+                style = dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=3.5)
+                for n, (a, b) in enumerate(rows[[left, right]].to_numpy()):
+                    name = str(category).replace("_", " ") if n == 0 else None
+                    ax.plot([0, 1], [a, b], linewidth=0.8, alpha=0.8, label=name, **style)
+            ax.plot([0, 1], table[[left, right]].mean(), color="black", linewidth=2.2, label="mean")
+            ax.set_xticks([0, 1], [left, right])
+            ax.set_xlim(-0.25, 1.25)
+            ax.set_title(label)
+            ax.grid(axis="y", color="0.92")
+            ax.set_axisbelow(True)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    return figure
+
+
+def sweep_figure(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
+    """A metric over the values of one option: every run as a point, mean and 95 % interval of each category's change.
+
+    Args:
+        panels: name of the metric -> columns ``x``, ``category``, ``value``, one row per run.
+    """
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (label, table) in zip(axes, panels.items(), strict=True):
+            levels = sorted(table["x"].unique())
+            place = {x: i for i, x in enumerate(levels)}
+            for i, (category, rows) in enumerate(table.groupby("category", sort=True)):
+                shift = (i - (table["category"].nunique() - 1) / 2) * 0.08
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                at = rows["x"].map(place) + shift
+                ax.plot(at, rows["value"], marker, color=colour, markersize=3, alpha=0.45)
+                means = rows.groupby("x")["value"].mean()
+                name = str(category).replace("_", " ")
+                at = [place[x] + shift for x in means.index]
+                ax.plot(at, means.to_numpy(), "-", color=colour, linewidth=1.3, label=name)
+            ax.set_xticks(range(len(levels)), [f"{x:g}" for x in levels])
+            ax.set_xlabel(xlabel)
+            ax.set_title(label)
+            ax.grid(axis="y", color="0.92")
+            ax.set_axisbelow(True)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
+    return figure
+
+
+def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """Methods compared on every category: one panel per metric, one row per category, one mark per method.
+
+    Args:
+        table: columns ``variant``, ``category`` and the metrics; means over seeds are drawn.
+        metrics: key of the metric -> its full name.
+    """
+    methods = list(dict.fromkeys(table["variant"]))
+    categories = sorted(table["category"].unique())
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 0.45 * len(categories) + 1.3), layout="constrained")
+        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for ax, (key, label) in zip(axes, metrics.items(), strict=True):
+            means = table.groupby(["variant", "category"])[key].mean()
+            for i, method in enumerate(methods):
+                values = [means.get((method, c), np.nan) for c in categories]
+                first = i == 0
+                ax.plot(
+                    values, np.arange(len(categories)), MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
+                    markersize=6.5 if first else 4.5, label=method, zorder=3 if first else 2,
+                    markerfacecolor=COLOURS[i % len(COLOURS)] if first else "white",
+                )  # fmt: skip
+            for y in range(len(categories)):
+                ax.axhline(y, color="0.93", linewidth=0.8, zorder=0)
+            ax.set_title(label)
+            ax.set_xlim(0, 1.02)
+            ax.grid(axis="x", color="0.92")
+            ax.set_axisbelow(True)
+        axes[0].set_yticks(range(len(categories)), [c.replace("_", " ") for c in categories])
+        axes[0].set_ylim(len(categories) - 0.5, -0.5)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    return figure
+
+
+def claims_figure(names: Sequence[str], values: np.ndarray, verdicts: Sequence[str]) -> Figure:
+    """Every claim's estimate with its 95 % interval; to the right of the line supports the claim.
+
+    Args:
+        names: one line of text per claim. values: ``(n, 3)`` value, low, high, relative to no effect; NaN where not
+            tested, and where there is no interval.
+    """
+    colours = {"supported": "#0072B2", "not supported (the opposite)": "#D55E00"}
+    with house_style():
+        figure = Figure(figsize=(WIDTH, 0.27 * len(names) + 0.8), layout="constrained")
+        ax = figure.subplots()
+        for y, ((value, low, high), verdict) in enumerate(zip(values, verdicts, strict=True)):
+            colour = colours.get(verdict, "0.35")
+            if np.isfinite(low):
+                ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
+            if np.isfinite(value):
+                filled = verdict in colours
+                ax.plot(value, y, "o", color=colour, markersize=5, markerfacecolor=colour if filled else "white")
+            else:
+                ax.annotate("not tested", (0, y), (4, 0), textcoords="offset points", va="center", fontsize=6)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlabel("← against the claim      effect, 95 % interval      for the claim →")
+        ax.grid(axis="x", color="0.92")
+        ax.set_axisbelow(True)
+    return figure
