@@ -9,26 +9,41 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from advit.blocks import block_attention
 from advit.patches import patch_distances
 from advit.precision import full_precision
 
 
 @dataclass(frozen=True)
 class Associations:
-    """Both associations of one layer.
+    """Both associations of one layer, as what they follow from; the N x N matrices are made when asked for.
 
-    ``series (batch, head, N, N)``: rows sum to 1. ``sigma (batch, head, N)``: the prior's learned scale, in patch
-    units. ``squared_distances (N, N)``: D_ij^2, the same for every layer.
+    ``queries, keys (batch, head, N, d_h)``. ``sigma (batch, head, N)``: the prior's learned scale, in patch units.
+    ``squared_distances (N, N)``: D_ij^2, the same for every layer.
     """
 
-    series: Tensor
+    queries: Tensor
+    keys: Tensor
     sigma: Tensor
     squared_distances: Tensor
 
     @property
+    def series(self) -> Tensor:
+        """Series-association ``(batch, head, N, N)``, rows sum to 1; differentiable, but training never stores it."""
+        return series_association(self.queries, self.keys)
+
+    @property
     def prior(self) -> Tensor:
-        """Prior-association ``(batch, head, N, N)``; computed when asked for, training never stores it."""
+        """Prior-association ``(batch, head, N, N)``, rows sum to 1; differentiable, but training never stores it."""
         return prior_association(self.sigma, self.squared_distances)
+
+
+def series_association(queries: Tensor, keys: Tensor) -> Tensor:
+    """Series-association S = softmax(Q K^T / sqrt(d_h)) of ``(batch, head, N, d_h)``: ``(batch, head, N, N)``.
+
+    Source: Anomaly Transformer, eq. 2. Test: tests/test_eq_attention.py
+    """
+    return torch.softmax(full_precision(queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5, dim=-1)
 
 
 def prior_scale(raw: Tensor, sigma_max: float) -> Tensor:
@@ -85,8 +100,6 @@ class AnomalyAttention(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Associations]:
         """``(batch, N, d)`` tokens to ``(batch, N, d)`` outputs and the layer's associations."""
         q, k, v = rearrange(self.to_qkv(tokens), "b n (three m h) -> three b m n h", three=3, m=self.heads)
-        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        series = torch.softmax(full_precision(logits), dim=-1)
-        out = self.to_out(rearrange(series.to(v.dtype) @ v, "b m n h -> b n (m h)"))
+        out = self.to_out(rearrange(block_attention(q, k, v), "b m n h -> b n (m h)"))
         sigma = prior_scale(rearrange(full_precision(self.to_sigma(tokens)), "b n m -> b m n"), self.sigma_max)
-        return out, Associations(series, sigma, self.squared_distances)
+        return out, Associations(q, k, sigma, self.squared_distances)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from advit.attention import Associations
-
-BLOCK_BYTES = 2**20  # of one N x N block: a few of them stay in a core's cache
+from advit.blocks import LOG2_E, Workspace, blocks, row_sum, without_autocast
 
 
 def smooth_association(association: Tensor, eps: float) -> Tensor:
@@ -40,72 +40,123 @@ def symmetric_kl(prior: Tensor, series: Tensor, eps: float) -> Tensor:
 def dense_discrepancy(layers: Sequence[Associations], eps: float) -> Tensor:
     """Association discrepancy of every patch ``(batch, N)``: mean of :func:`symmetric_kl` over layers and heads.
 
-    The readable reference, differentiable by autograd; :func:`association_discrepancy` computes the same.
+    The readable reference, differentiable by autograd; :func:`association_discrepancy` computes the same in blocks.
 
     Source: Anomaly Transformer, eq. 3. Test: tests/test_eq_discrepancy.py
     """
     return torch.stack([symmetric_kl(a.prior, a.series, eps).mean(dim=1) for a in layers]).mean(dim=0)
 
 
-class _BlockSymmetricKL(torch.autograd.Function):
-    """Symmetric KL of series S and prior P = softmax(-a D^2), a = 1 / (2 sigma^2), without storing P.
+def _kl_in_blocks(
+    q: Tensor, k: Tensor, sigma: Tensor, squared: Tensor, eps: float, weight: Tensor | None, needed: Sequence[bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Symmetric KL of every row, and the gradient of its sum weighted by ``weight``; S and P are made block by block.
 
-    Smoothing leaves a common factor: with c = eps / (N (1 - eps)), S' / P' = (S + c) / (P + c) =: t, and row by row
+    S = softmax(q k^T / sqrt(d_h)), P = softmax(-a D^2), a = 1 / (2 sigma^2). Smoothing leaves a common factor: with
+    c = eps / (N (1 - eps)), S' / P' = (S + c) / (P + c) =: t, and row by row
 
-        value        (1 - eps) sum_j (S_j - P_j) log t_j
-        d / d S_j    (1 - eps) (log t_j - 1 / t_j + 1)
-        d / d a      (1 - eps) (E[h D^2] - E[h] E[D^2]),  h_j = log t_j + t_j,  E over P
+        value            (1 - eps) sum_j (S_j - P_j) log t_j
+        d / d logits_j   (1 - eps) S_j (h_j - sum_i S_i h_i),  h_j = log t_j - 1 / t_j
+        d / d a          (1 - eps) (E[h D^2] - E[h] E[D^2]),   h_j = log t_j + t_j,  E over P
 
-    (the covariance of D^2 with d / d P_j, up to a constant that a covariance does not see). The gradients are
-    computed with the value while a block is in the cache.
+    (softmax and covariance do not see a constant in h). Below, S and P stand for their numerators; the division by
+    ``s_sum`` and ``p_sum`` is left to sums over rows.
+
+    Args:
+        q, k: ``(pair, N, d_h)``. sigma: ``(pair, N)``. squared: D^2, ``(N, N)``. weight: ``(pair, N)``, or None.
+        needed: whether the gradients towards q and k, and towards sigma, are wanted.
+
+    Returns:
+        Value ``(pair, N)``; gradients towards q, k and sigma, None where not wanted.
+    """
+    pairs, n, width = q.shape
+    work, scale = Workspace(q), width**-0.5
+    value, c = torch.empty_like(sigma), sigma.new_full((1, 1, 1), eps / (n * (1 - eps)))
+    d_q, d_k = (work.zeros(q.shape) if needed[0] else None for _ in range(2))
+    d_sigma = torch.empty_like(sigma) if needed[1] else None
+    a = 0.5 / sigma.square()[..., None]
+    for p, r in blocks(pairs, n, q):
+        s = work.product("s", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
+        s.sub_(s.amax(dim=-1, keepdim=True)).exp2_()
+        prior = torch.mul(squared[r], a[p, r] * -LOG2_E, out=work.buffer("prior", s.shape)).exp2_()
+        s_sum, p_sum = row_sum(s), row_sum(prior)
+        ratio = torch.addcmul(c, s, 1 / s_sum, out=work.buffer("ratio", s.shape))
+        log = torch.addcmul(c, prior, 1 / p_sum, out=work.buffer("log", s.shape))
+        torch.log(ratio.div_(log), out=log)
+        prior_log = torch.mul(prior, log, out=work.buffer("prior log", s.shape))
+        s_log = log.mul_(s)
+        value[p, r] = (row_sum(s_log) / s_sum - row_sum(prior_log) / p_sum)[..., 0]
+        if needed[1]:
+            h = prior_log.addcmul_(prior, ratio)
+            mean_h, mean_square = row_sum(h) / p_sum, row_sum(prior.mul_(squared[r])) / p_sum
+            d_a = row_sum(h.mul_(squared[r])) / p_sum - mean_h * mean_square
+            d_sigma[p, r] = d_a[..., 0] * -sigma[p, r].pow(-3) * weight[p, r]
+        if needed[0]:
+            h = s_log.sub_(torch.div(s, ratio, out=ratio))
+            h = work.short("h", h.addcmul_(s, row_sum(h) / s_sum, value=-1))
+            factor = scale * weight[p, r, None] / s_sum
+            d_q[p, r] = work.product("columns", h, k[p]).mul_(factor)
+            d_k[p] += work.product("rows", h.transpose(1, 2), (q[p, r] * factor).to(q.dtype))
+    return tuple(None if x is None else x.mul_(1 - eps) for x in (value, d_q, d_k, d_sigma))
+
+
+class _SymmetricKL(torch.autograd.Function):
+    """Symmetric KL ``(pair, N)`` of both associations; the backward pass goes through the blocks once more."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, squared: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(q, k, sigma, squared)
+        ctx.eps = eps
+        with without_autocast(q):
+            return _kl_in_blocks(q, k, sigma, squared, eps, None, (False, False))[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        needed = ctx.needs_input_grad
+        with without_autocast(gradient):
+            found = _kl_in_blocks(*ctx.saved_tensors, ctx.eps, gradient, (needed[0] or needed[1], needed[2]))[1:]
+        return *(_like(g, x) for g, x in zip(found, ctx.saved_tensors, strict=False)), None, None
+
+
+class _MeanSymmetricKL(torch.autograd.Function):
+    """Mean over pairs and rows, with the gradient towards q and k reversed.
+
+    Every row has the same weight, so the gradient is computed with the value, while a block is in the cache.
     """
 
     @staticmethod
-    def forward(ctx, series: Tensor, sigma: Tensor, squared: Tensor, eps: float, series_sign: float) -> Tensor:
-        n = series.shape[-1]
-        c = eps / (n * (1 - eps))
-        s, a = series.reshape(-1, n, n), (0.5 / sigma.square()).reshape(-1, n, 1)
-        value = torch.empty(s.shape[:2], dtype=s.dtype, device=s.device)
-        need_series, need_prior = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        d_series = torch.empty_like(s) if need_series else None
-        d_a = torch.empty_like(value) if need_prior else None
-        rows = len(s) if s.device.type != "cpu" else max(1, BLOCK_BYTES // (n * n * s.element_size()))
-        for i in range(0, len(s), rows):
-            block = slice(i, i + rows)
-            prior = torch.softmax(squared * -a[block], dim=-1)
-            ratio = (s[block] + c).div_(prior + c)
-            log_ratio = ratio.log()
-            value[block] = (s[block] - prior).mul_(log_ratio).sum(dim=-1)
-            if need_series:
-                torch.sub(log_ratio, ratio.reciprocal(), out=d_series[block]).add_(1)
-            if need_prior:
-                weighted = log_ratio.add_(ratio).mul_(prior)
-                mean_h, mean_square = weighted.sum(dim=-1), prior.mul_(squared).sum(dim=-1)
-                d_a[block] = weighted.mul_(squared).sum(dim=-1) - mean_h * mean_square
-        d_sigma = None if d_a is None else d_a.reshape(sigma.shape) * -sigma.pow(-3)
-        ctx.save_for_backward(d_series, d_sigma)
-        ctx.shape, ctx.scale, ctx.sign = series.shape, 1 - eps, series_sign
-        return value.reshape(series.shape[:-1]) * (1 - eps)
+    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, squared: Tensor, eps: float) -> Tensor:
+        needed = ctx.needs_input_grad
+        weight = torch.full_like(sigma, 1 / sigma.numel())
+        with without_autocast(q):
+            value, *found = _kl_in_blocks(q, k, sigma, squared, eps, weight, (needed[0] or needed[1], needed[2]))
+        ctx.save_for_backward(*(_like(g, x) for g, x in zip(found, (q, k, sigma), strict=True)))
+        return value.mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor):
-        d_series, d_sigma = ctx.saved_tensors
-        gradient = gradient * ctx.scale
-        if d_series is not None:
-            d_series = d_series.reshape(ctx.shape) * (ctx.sign * gradient)[..., None]
-        return d_series, None if d_sigma is None else d_sigma * gradient, None, None, None
+        signs = (-gradient, -gradient, gradient)
+        scaled = (None if g is None else g * s.to(g.dtype) for g, s in zip(ctx.saved_tensors, signs, strict=True))
+        return *scaled, None, None
 
 
-def block_symmetric_kl(associations: Associations, eps: float, series_sign: float = 1.0) -> Tensor:
+def _like(gradient: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient.to(x.dtype)
+
+
+def _pairs(a: Associations) -> tuple[Tensor, ...]:
+    """Queries, keys and sigma with batch and head as one axis, and D^2, ready for the blocks."""
+    return a.queries.flatten(0, 1), a.keys.flatten(0, 1), a.sigma.flatten(0, 1), a.squared_distances.to(a.sigma.dtype)
+
+
+def block_symmetric_kl(associations: Associations, eps: float) -> Tensor:
     """:func:`symmetric_kl` of one layer, ``(batch, head, N)``, in blocks; once differentiable.
-
-    Args:
-        series_sign: factor on the gradient towards the series-association; -1 reverses it.
 
     Test: tests/test_eq_discrepancy.py
     """
-    a = associations
-    return _BlockSymmetricKL.apply(a.series, a.sigma, a.squared_distances.to(a.series.dtype), eps, series_sign)
+    return _SymmetricKL.apply(*_pairs(associations), eps).reshape(associations.sigma.shape)
 
 
 def association_discrepancy(layers: Sequence[Associations], eps: float) -> Tensor:
@@ -132,11 +183,13 @@ def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str)
 
     Differs: one evaluation and one backward pass instead of two of each. Test: tests/test_eq_minimax.py
     """
-    detached = {
-        "both": lambda a: a,
-        "maximise": lambda a: Associations(a.series, a.sigma.detach(), a.squared_distances),
-        "minimise": lambda a: Associations(a.series.detach(), a.sigma, a.squared_distances),
-        "none": lambda a: Associations(a.series.detach(), a.sigma.detach(), a.squared_distances),
-    }[phases]
-    return torch.stack([block_symmetric_kl(detached(a), eps, series_sign=-1.0).mean() for a in layers]).mean()
-
+    fixed_series, fixed_prior = phases in ("minimise", "none"), phases in ("maximise", "none")
+    means = []
+    for layer in layers:
+        q, k, sigma, squared = _pairs(layer)
+        if fixed_series:
+            q, k = q.detach(), k.detach()
+        if fixed_prior:
+            sigma = sigma.detach()
+        means.append(_MeanSymmetricKL.apply(q, k, sigma, squared, eps))
+    return torch.stack(means).mean()

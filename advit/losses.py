@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+BLOCK_BYTES = 2**20  # of the four maps of the images that SSIM works on at a time
 
 
 def gaussian_window(window: int, sigma: float, like: Tensor) -> Tensor:
@@ -14,25 +17,73 @@ def gaussian_window(window: int, sigma: float, like: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
+def blur(maps: Tensor, taps: Tensor) -> Tensor:
+    """Weighted mean of ``(..., height, width)`` under a symmetric window of odd length in both directions, zero padded.
+
+    A sum of moved copies: at these few taps several times faster on a CPU than a convolution.
+    """
+    weights, reach = taps.tolist(), len(taps) // 2
+    for axis in (-2, -1):
+        length = maps.shape[axis]
+        padded = F.pad(maps, (0, 0, reach, reach) if axis == -2 else (reach, reach))
+        maps, pair = padded.narrow(axis, reach, length) * weights[reach], torch.empty_like(maps)
+        for i in range(reach):
+            torch.add(padded.narrow(axis, i, length), padded.narrow(axis, 2 * reach - i, length), out=pair)
+            maps.add_(pair, alpha=weights[i])
+    return maps
+
+
+class _SSIM(torch.autograd.Function):
+    """Sum of the SSIM of all pixels, with its gradient, a few images at a time so that they stay in the cache.
+
+    With u, v the local means, q = blur(x^2 + y^2) and r = blur(x y),
+    SSIM = a b / (d e): a = 2 u v + c1, b = 2 (r - u v) + c2, d = u^2 + v^2 + c1, e = q - u^2 - v^2 + c2.
+    The window is its own transpose, so d / d y = blur(SSIM_v) + 2 y blur(SSIM_q) + x blur(SSIM_r).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, taps: Tensor, c1: float, c2: float) -> Tensor:
+        total, needed = x.new_zeros(()), ctx.needs_input_grad[:2]
+        gradients = [torch.empty_like(z) if wanted else None for z, wanted in zip((x, y), needed, strict=True)]
+        together = max(1, BLOCK_BYTES // (4 * x[:1].nbytes)) if x.device.type == "cpu" else len(x)
+        for start in range(0, len(x), together):
+            part = slice(start, start + together)
+            xs, ys = x[part], y[part]
+            u, v, q, r = blur(torch.stack([xs, ys, xs * xs + ys * ys, xs * ys]), taps)
+            uv, squares = u * v, u * u + v * v
+            a, b, d, e = 2 * uv + c1, 2 * (r - uv) + c2, squares + c1, q - squares + c2
+            both = d * e
+            value = a * b / both
+            total += value.sum()
+            if not any(needed):
+                continue
+            by_q, by_r = -value / e, 2 * a / both
+            other, own = 2 * (b - a) / both, 2 * value * (d - e) / both
+            for gradient, z, w, z_mean, w_mean in ((gradients[0], xs, ys, u, v), (gradients[1], ys, xs, v, u)):
+                if gradient is not None:
+                    by_mean, by_q_blurred, by_r_blurred = blur(
+                        torch.stack([other * w_mean + own * z_mean, by_q, by_r]), taps
+                    )
+                    gradient[part] = by_mean + 2 * z * by_q_blurred + w * by_r_blurred
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        return *(None if g is None else g * gradient for g in ctx.saved_tensors), None, None, None
+
+
 def ssim(x: Tensor, y: Tensor, window: int = 11, sigma: float = 1.5, data_range: float = 1.0) -> Tensor:
     """Mean structural similarity of two image batches ``(batch, channel, height, width)``; 1 if equal.
 
-    Local means, variances and covariance under a Gaussian window with zero padding, K1 = 0.01, K2 = 0.03.
-    Computed as two one-dimensional convolutions, which equals the two-dimensional window exactly.
+    Local means, variances and covariance under a Gaussian window (of odd length) with zero padding, K1 = 0.01,
+    K2 = 0.03. Once differentiable.
 
     Source: Wang et al. 2004, eq. 13; zero padding as in the public code. Test: tests/test_eq_ssim.py
     """
-    channels = x.shape[1]
     taps = gaussian_window(window, sigma, x)
-    pad = window // 2
-    stack = torch.cat([x, y, x * x, y * y, x * y], dim=1)
-    n = stack.shape[1]
-    stack = F.conv2d(stack, taps.view(1, 1, -1, 1).expand(n, 1, -1, 1), padding=(pad, 0), groups=n)
-    stack = F.conv2d(stack, taps.view(1, 1, 1, -1).expand(n, 1, 1, -1), padding=(0, pad), groups=n)
-    mx, my, xx, yy, xy = stack.split(channels, dim=1)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    numerator = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
-    return (numerator / ((mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2))).mean()
+    return _SSIM.apply(x, y, taps, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2) / x.numel()
 
 
 def reconstruction_loss(

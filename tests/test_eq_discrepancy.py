@@ -14,19 +14,27 @@ from advit.discrepancy import (
     symmetric_kl,
 )
 from advit.patches import patch_distances
+from advit.precision import full_precision
 
 
-def layer(seed=0, batch=2, heads=3, grid=4, dtype=torch.float64, logits_scale=3.0):
+def layer(seed=0, batch=2, heads=3, grid=4, width=5, dtype=torch.float64, spread=2.0):
+    """Queries and keys with logits of about ``spread`` squared, and a prior from narrow to wide."""
     generator = torch.Generator().manual_seed(seed)
     n = grid**2
-    logits = torch.randn(batch, heads, n, n, generator=generator, dtype=dtype) * logits_scale
-    sigma = torch.rand(batch, heads, n, generator=generator, dtype=dtype) * 3 + 0.05
-    return logits, sigma, patch_distances(grid).square().to(dtype)
+    q, k = (torch.randn(batch, heads, n, width, generator=generator, dtype=dtype) * spread for _ in range(2))
+    sigma = torch.rand(batch, heads, n, generator=generator, dtype=full_precision(q).dtype) * 3 + 0.05
+    return Associations(q, k, sigma, patch_distances(grid).square().to(sigma.dtype))
+
+
+def leaves(a):
+    """The same layer with its own queries, keys and sigma, to differentiate towards."""
+    inputs = [x.detach().clone().requires_grad_() for x in (a.queries, a.keys, a.sigma)]
+    return inputs, Associations(*inputs, a.squared_distances)
 
 
 def test_symmetric_kl_against_loops():
-    logits, sigma, squared = layer()
-    series, prior, eps = logits.softmax(dim=-1), Associations(logits, sigma, squared).prior, 1e-3
+    a, eps = layer(), 1e-3
+    series, prior = a.series, a.prior
     value = symmetric_kl(prior, series, eps)
     n = series.shape[-1]
     for b, m, i in [(0, 0, 0), (1, 2, 7), (0, 1, 15)]:
@@ -38,10 +46,9 @@ def test_symmetric_kl_against_loops():
 
 
 def test_equal_associations_give_zero_and_only_they():
-    logits, sigma, squared = layer()
-    prior = Associations(logits, sigma, squared).prior
-    assert symmetric_kl(prior, prior, 1e-4).abs().max().item() < 1e-12
-    assert symmetric_kl(prior, logits.softmax(dim=-1), 1e-4).min().item() > 0
+    a = layer()
+    assert symmetric_kl(a.prior, a.prior, 1e-4).abs().max().item() < 1e-12
+    assert symmetric_kl(a.prior, a.series, 1e-4).min().item() > 0
 
 
 def test_value_stays_below_its_bound():
@@ -57,48 +64,57 @@ def test_smoothing_keeps_rows_normalised():
     assert smooth_association(row, 0.2).tolist() == pytest.approx([0.85, 0.05, 0.05, 0.05])
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("block_bytes", [300, 1500, 9000, 2**21])  # rows cut, some pairs, a shorter last block, one
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("eps", [1e-6, 1e-4, 0.1])
-def test_block_computation_equals_autograd_of_the_dense_formula(dtype, tolerance, eps, monkeypatch):
-    monkeypatch.setattr("advit.discrepancy.BLOCK_BYTES", 5000)  # several blocks, the last one shorter
+def test_block_computation_equals_autograd_of_the_dense_formula(dtype, tolerance, eps, block_bytes, monkeypatch):
+    monkeypatch.setattr("advit.blocks.BLOCK_BYTES", block_bytes)
     results = []
     for compute in (lambda a: symmetric_kl(a.prior, a.series, eps), lambda a: block_symmetric_kl(a, eps)):
-        logits, sigma, squared = layer(dtype=dtype)
-        logits.requires_grad_()
-        sigma.requires_grad_()
-        value = compute(Associations(logits.softmax(dim=-1), sigma, squared))
-        (value * torch.linspace(0.5, 2, value.numel(), dtype=dtype).reshape(value.shape)).sum().backward()
-        results.append((value.detach(), logits.grad, sigma.grad))
-    for dense, blocks in zip(*results, strict=True):
-        assert (dense - blocks).abs().max() <= tolerance * dense.abs().max()
+        inputs, a = leaves(layer(dtype=dtype))
+        value = compute(a)
+        weights = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
+        results.append((value.detach(), *torch.autograd.grad((value * weights).sum(), inputs)))
+    for dense, found in zip(*results, strict=True):
+        assert dense.dtype == found.dtype
+        assert (dense - found).abs().max() <= tolerance * dense.abs().max()
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2)])
+def test_gradients_towards_some_inputs_only(wanted):
+    results = []
+    for compute in (lambda a: symmetric_kl(a.prior, a.series, 1e-3), lambda a: block_symmetric_kl(a, 1e-3)):
+        inputs, a = leaves(layer())
+        for i in {0, 1, 2} - set(wanted):
+            inputs[i].requires_grad_(False)
+        results.append(torch.autograd.grad(compute(a).sum(), [inputs[i] for i in wanted]))
+    for dense, found in zip(*results, strict=True):
+        assert torch.allclose(dense, found, rtol=1e-10, atol=1e-12)
 
 
 def test_block_gradient_against_finite_differences():
-    logits, sigma, squared = layer(batch=1, heads=2, grid=2, logits_scale=1.0)
-    sigma = sigma + 0.3
+    a = layer(batch=1, heads=2, grid=2, spread=1.0)
 
-    def value(logits, sigma):
-        return block_symmetric_kl(Associations(logits.softmax(dim=-1), sigma, squared), 1e-3)
+    def value(q, k, sigma):
+        return block_symmetric_kl(Associations(q, k, sigma, a.squared_distances), 1e-3)
 
-    assert torch.autograd.gradcheck(value, (logits.requires_grad_(), sigma.requires_grad_()))
+    inputs = (a.queries.requires_grad_(), a.keys.requires_grad_(), (a.sigma + 0.3).requires_grad_())
+    assert torch.autograd.gradcheck(value, inputs)
 
 
 @pytest.mark.parametrize("sigma_value", [1e-5, 1e-2, 2.0, 100.0])
-@pytest.mark.parametrize("logits_scale", [0.0, 1.0, 1000.0])
-def test_extreme_associations_stay_finite_in_float32(sigma_value, logits_scale):
-    logits, sigma, squared = layer(dtype=torch.float32, logits_scale=logits_scale)
-    sigma = torch.full_like(sigma, sigma_value).requires_grad_()
-    logits.requires_grad_()
-    value = block_symmetric_kl(Associations(logits.softmax(dim=-1), sigma, squared), 1e-4)
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_extreme_associations_stay_finite_in_float32(sigma_value, spread):
+    found = layer(dtype=torch.float32, spread=spread)
+    found.sigma.fill_(sigma_value)
+    inputs, a = leaves(found)
+    value = block_symmetric_kl(a, 1e-4)
     value.sum().backward()
-    assert value.isfinite().all() and logits.grad.isfinite().all() and sigma.grad.isfinite().all()
+    assert value.isfinite().all() and all(x.grad.isfinite().all() for x in inputs)
 
 
 def test_discrepancy_is_the_mean_over_layers_and_heads():
-    eps, layers = 1e-4, []
-    for seed in range(2):
-        logits, sigma, squared = layer(seed)
-        layers.append(Associations(logits.softmax(dim=-1), sigma, squared))
+    eps, layers = 1e-4, [layer(seed) for seed in range(2)]
     found = association_discrepancy(layers, eps)
     slow = sum(symmetric_kl(a.prior, a.series, eps)[:, m] for a in layers for m in range(3)) / 6
     assert found.shape == (2, 16)

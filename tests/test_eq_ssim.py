@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from advit.losses import reconstruction_loss, ssim
+from advit.losses import gaussian_window, reconstruction_loss, ssim
 
 
 def slow_ssim(x, y, window=11, sigma=1.5):
@@ -32,6 +32,24 @@ def slow_ssim(x, y, window=11, sigma=1.5):
 def test_ssim_against_loops():
     x, y = torch.rand(2, 3, 13, 9, generator=torch.Generator().manual_seed(0)), torch.rand(2, 3, 13, 9)
     assert ssim(x, y).item() == pytest.approx(slow_ssim(x, y), abs=2e-6)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 30_000, 2**20])  # one image at a time, two and then one, all
+@pytest.mark.parametrize("wanted", [(0,), (1,), (0, 1)])
+def test_ssim_and_its_gradient_equal_autograd_of_the_convolution(block_bytes, wanted, monkeypatch):
+    monkeypatch.setattr("advit.losses.BLOCK_BYTES", block_bytes)
+    g = torch.Generator().manual_seed(2)
+    x, y = (torch.rand(3, 2, 13, 9, generator=g, dtype=torch.float64) for _ in range(2))
+    inputs = [(x, y)[i].requires_grad_() for i in wanted]
+    taps = gaussian_window(11, 1.5, x)
+    kernel = torch.outer(taps, taps).expand(10, 1, 11, 11)
+    u, v, xx, yy, xy = F.conv2d(torch.cat([x, y, x * x, y * y, x * y], 1), kernel, padding=5, groups=10).split(2, 1)
+    top = (2 * u * v + 1e-4) * (2 * (xy - u * v) + 9e-4)
+    slow = (top / ((u * u + v * v + 1e-4) * (xx - u * u + yy - v * v + 9e-4))).mean()
+    found = ssim(x, y)
+    assert found.item() == pytest.approx(slow.item(), rel=1e-12)
+    for a, b in zip(*(torch.autograd.grad(3 * value, inputs) for value in (found, slow)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
 
 
 def test_ssim_of_an_inset_agrees_with_torchmetrics():

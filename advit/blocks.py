@@ -1,0 +1,121 @@
+"""Softmax attention in blocks of rows that stay in a core's cache: no N x N matrix is ever stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from advit.precision import full_precision
+
+BLOCK_BYTES = 2**21  # of one block in full precision: the few that are at work together stay in the cache
+LOG2_E = 1 / math.log(2)  # softmax in powers of two: a CPU computes exp2 faster than exp
+
+
+def blocks(pairs: int, n: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Slices of (batch, head) pairs and of rows: whole pairs while several fit in a block, else rows of one pair."""
+    size = BLOCK_BYTES if like.device.type == "cpu" else 2**27
+    room = max(1, size // (n * full_precision(like[:0]).element_size()))
+    rows, together = min(n, room), max(1, room // n)
+    for row in range(0, n, rows):
+        for pair in range(0, pairs, together):
+            yield slice(pair, min(pair + together, pairs)), slice(row, min(row + rows, n))
+
+
+class Workspace:
+    """Buffers that every block uses again: fresh memory costs a CPU more than the arithmetic does.
+
+    The matrix products are in the precision of ``like``, their results come in full precision.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.full = like, full_precision(like[:0]).dtype
+        self.buffers: dict[str, Tensor] = {}
+
+    def buffer(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
+        """The buffer of this name, with whatever it held; the first use must be the largest."""
+        count = math.prod(shape)
+        if name not in self.buffers:
+            self.buffers[name] = torch.empty(count, dtype=dtype or self.full, device=self.like.device)
+        return self.buffers[name][:count].view(shape)
+
+    def zeros(self, shape: torch.Size) -> Tensor:
+        """A new tensor in full precision, to add blocks to."""
+        return torch.zeros(shape, dtype=self.full, device=self.like.device)
+
+    def product(self, name: str, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
+        """factor A B of a batch of matrices, in the buffer of this name."""
+        shape = (len(a), a.shape[1], b.shape[2])
+        short = self.buffer(name + " short", shape, a.dtype)
+        torch.baddbmm(short, a, b, beta=0, alpha=factor, out=short)
+        return short if a.dtype == self.full else self.buffer(name, shape).copy_(short)
+
+    def short(self, name: str, x: Tensor) -> Tensor:
+        """``x`` in the precision of the products."""
+        return x if x.dtype == self.like.dtype else self.buffer(name, x.shape, self.like.dtype).copy_(x)
+
+
+def row_sum(x: Tensor) -> Tensor:
+    """Sum over the last axis, which stays with length 1."""
+    return x.sum(dim=-1, keepdim=True)
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A block chooses its precision itself."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class _BlockAttention(torch.autograd.Function):
+    """softmax(Q K^T / sqrt(d_h)) V of ``(pair, N, d_h)``; keeps the inputs and log2 of each row's sum.
+
+    Backward, block by block, with S made anew: dV = S^T dO, dS = dO V^T, d logits = S (dS - rowsum(S dS)).
+    """
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        pairs, n, width = q.shape
+        work = Workspace(q)
+        out, total = torch.empty_like(v), torch.empty(pairs, n, 1, dtype=work.full, device=q.device)
+        with without_autocast(q):
+            for p, r in blocks(pairs, n, q):
+                x = work.product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * width**-0.5)
+                largest = x.amax(dim=-1, keepdim=True)
+                x.sub_(largest).exp2_()
+                x_sum = row_sum(x)
+                out[p, r] = work.product("out", work.short("series short", x), v[p]).div_(x_sum)
+                total[p, r] = x_sum.log2_().add_(largest)
+        ctx.save_for_backward(q, k, v, total)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, total = ctx.saved_tensors
+        pairs, n, width = q.shape
+        work, scale = Workspace(q), width**-0.5
+        d_out = d_out.to(q.dtype)
+        d_q, d_k, d_v = (work.zeros(q.shape) for _ in range(3))
+        with without_autocast(q):
+            for p, r in blocks(pairs, n, q):
+                series = work.product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
+                series.sub_(total[p, r]).exp2_()
+                d_logits = work.product("d series", d_out[p, r], v[p].transpose(1, 2)).mul_(series)
+                d_logits.addcmul_(series, row_sum(d_logits), value=-1)
+                d_v[p] += work.product("rows", work.short("series short", series).transpose(1, 2), d_out[p, r])
+                d_logits = work.short("d series short", d_logits)
+                d_q[p, r] = work.product("columns", d_logits, k[p], scale)
+                d_k[p] += work.product("rows", d_logits.transpose(1, 2), q[p, r], scale)
+        return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
+
+
+def block_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d_h)) V of ``(batch, head, N, d_h)``, same shape, in blocks; once differentiable.
+
+    Matrix products in the precision of the inputs, softmax in float32 (float64 stays float64).
+    Test: tests/test_eq_attention.py
+    """
+    pairs = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
+    return _BlockAttention.apply(*pairs).reshape(q.shape)
