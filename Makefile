@@ -2,10 +2,10 @@
 # pyproject.toml and constraints.txt stay the same (times of files do not matter). 'make' alone lists the targets.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint reproduce data readme clean
+.PHONY: help setup test fast lint reproduce verify report notebooks lab data readme clean
 
 # Threads that wait by sleeping: slower when alone (by 1.6 in training), but not brought to a halt by other processes.
-test: export OMP_WAIT_POLICY = PASSIVE
+test fast verify notebooks: export OMP_WAIT_POLICY = PASSIVE
 
 PYTHON ?= python3
 DEPENDENCIES := pyproject.toml constraints.txt
@@ -13,19 +13,36 @@ STAMP := .venv/.stamp-$(shell cat $(DEPENDENCIES) | { sha256sum 2>/dev/null || s
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "  variables: PYTHON=python3.12; for reproduce DATA=folder CATEGORIES='a b' SEEDS='0 1 2' PROFILE=quick"
+	@echo "  variables: PYTHON=python3.12; for reproduce PROFILE=quick|paper DATA=folder CATEGORIES='a b' SEEDS='0 1 2';"
+	@echo "  for report NAME=quick"
 
 setup: $(STAMP) ## make .venv with everything (a minute or two, once)
 
-test: $(STAMP) ## run the tests (ADVIT_DATA=folder adds those on real images)
-	.venv/bin/python -m pytest
+test: $(STAMP) ## run the tests, notebooks included (ADVIT_DATA=folder adds those on real images)
+	.venv/bin/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=900
+
+fast: $(STAMP) ## run the tests without the notebooks and the browser
+	.venv/bin/python -m pytest tests --ignore=tests/test_browser.py
 
 lint: $(STAMP) ## check the style
 	.venv/bin/ruff check .
 
-reproduce: $(STAMP) ## make every table and figure again
+reproduce: $(STAMP) ## make every table and figure again, and an HTML report
 	.venv/bin/python -m advit reproduce $(if $(DATA),--data '$(DATA)') $(if $(CATEGORIES),-p $(CATEGORIES)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(PROFILE),--profile $(PROFILE))
+
+verify: $(STAMP) ## compare this machine's numbers with the committed ones
+	.venv/bin/python -m advit verify
+
+report: $(STAMP) ## the HTML report of what 'make reproduce' wrote
+	.venv/bin/python -m advit report $(if $(NAME),--name '$(NAME)')
+
+notebooks: $(STAMP) ## run the notebooks at profile smoke and keep their outputs
+	.venv/bin/python -m advit.notebooks
+	.venv/bin/python -m advit reproduce --profile smoke
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab --notebook-dir=notebooks
 
 data: $(STAMP) ## write the synthetic data set to data/synthetic
 	.venv/bin/python -m advit data synth data/synthetic

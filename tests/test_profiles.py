@@ -1,0 +1,49 @@
+"""profiles.py: every experiment changes what it says and nothing else."""
+
+from dataclasses import asdict
+
+import pytest
+
+from advit.config import PRESETS
+from advit.errors import ConfigError
+from advit.profiles import PROFILES, experiments, find_profile
+
+CHANGES = {
+    "minimax": {"minimax", "minimax_lambda"},
+    "noise": {"noise_sd"},
+    "gaussians": {"components"},
+    "conditioning": {"density_context", "density_target"},
+}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_an_ablation_changes_its_own_option_alone(name):
+    profile = PROFILES[name]
+    for experiment, options in CHANGES.items():
+        for variant, config in experiments(profile)[experiment].variants.items():
+            base, found = asdict(profile.base), asdict(config)
+            assert {k for k in base if base[k] != found[k]} <= options, (experiment, variant)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_comparison_of_the_claims_has_both_sides(name):
+    found = experiments(PROFILES[name])
+    assert {"minimax", "none", "maximise only"} <= set(found["minimax"].variants)
+    assert {"sd 0", "sd 0.2"} <= set(found["noise"].variants)
+    assert len(found["gaussians"].variants) >= 2 and "others" in found["conditioning"].variants
+    assert found["noise"].variants["sd 0.2"] == PROFILES[name].base or PROFILES[name].base.noise_sd != 0.2
+
+
+def test_profiles_are_the_presets_they_name():
+    assert find_profile("quick").main == PRESETS["quick"]
+    assert find_profile("paper").main == PROFILES["paper"].base == PRESETS["paper"]
+    assert find_profile("paper").opponent == PRESETS["vt_adl"]
+
+
+def test_seeds_replace_those_of_every_experiment():
+    assert {e.seeds for e in experiments(PROFILES["quick"], (7, 8)).values()} == {(7, 8)}
+
+
+def test_an_unknown_profile_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"'quik': choose smoke, quick, paper\. Did you mean 'quick'"):
+        find_profile("quik")
