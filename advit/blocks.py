@@ -28,7 +28,7 @@ def blocks(pairs: int, n: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
 class Workspace:
     """Buffers that every block uses again: fresh memory costs a CPU more than the arithmetic does.
 
-    The matrix products are in the precision of ``like``, their results come in full precision.
+    Matrix products are in the precision of ``like``, all else in full precision.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -42,20 +42,33 @@ class Workspace:
             self.buffers[name] = torch.empty(count, dtype=dtype or self.full, device=self.like.device)
         return self.buffers[name][:count].view(shape)
 
-    def zeros(self, shape: torch.Size) -> Tensor:
-        """A new tensor in full precision, to add blocks to."""
-        return torch.zeros(shape, dtype=self.full, device=self.like.device)
-
     def product(self, name: str, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
-        """factor A B of a batch of matrices, in the buffer of this name."""
-        shape = (len(a), a.shape[1], b.shape[2])
-        short = self.buffer(name + " short", shape, a.dtype)
-        torch.baddbmm(short, a, b, beta=0, alpha=factor, out=short)
-        return short if a.dtype == self.full else self.buffer(name, shape).copy_(short)
+        """factor A B of a batch of matrices, in the buffer of this name; in the precision of the products."""
+        out = self.buffer(name, (len(a), a.shape[1], b.shape[2]), a.dtype)
+        return torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
+
+    def full_product(self, name: str, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
+        """The same in full precision."""
+        found = self.product(name + " short", a, b, factor)
+        return found if found.dtype == self.full else self.buffer(name, found.shape).copy_(found)
 
     def short(self, name: str, x: Tensor) -> Tensor:
         """``x`` in the precision of the products."""
         return x if x.dtype == self.like.dtype else self.buffer(name, x.shape, self.like.dtype).copy_(x)
+
+
+def add_rows(total: Tensor, pairs: slice, rows: slice, part: Tensor) -> None:
+    """Add what one block of rows gives to ``total``; the first block of rows sets it."""
+    if rows.start == 0:
+        total[pairs] = part
+    else:
+        total[pairs] += part
+
+
+def total_of_rows(x: Tensor) -> Tensor:
+    """Uninitialised tensor for :func:`add_rows`, in full precision if blocks cut the rows of a pair."""
+    cut = next(blocks(len(x), x.shape[1], x))[1].stop < x.shape[1]
+    return torch.empty(x.shape, dtype=full_precision(x[:0]).dtype if cut else x.dtype, device=x.device)
 
 
 def row_sum(x: Tensor) -> Tensor:
@@ -81,11 +94,11 @@ class _BlockAttention(torch.autograd.Function):
         out, total = torch.empty_like(v), torch.empty(pairs, n, 1, dtype=work.full, device=q.device)
         with without_autocast(q):
             for p, r in blocks(pairs, n, q):
-                x = work.product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * width**-0.5)
+                x = work.full_product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * width**-0.5)
                 largest = x.amax(dim=-1, keepdim=True)
                 x.sub_(largest).exp2_()
                 x_sum = row_sum(x)
-                out[p, r] = work.product("out", work.short("series short", x), v[p]).div_(x_sum)
+                out[p, r] = work.product("out", work.short("weights", x), v[p]) / x_sum
                 total[p, r] = x_sum.log2_().add_(largest)
         ctx.save_for_backward(q, k, v, total)
         return out
@@ -97,18 +110,19 @@ class _BlockAttention(torch.autograd.Function):
         pairs, n, width = q.shape
         work, scale = Workspace(q), width**-0.5
         d_out = d_out.to(q.dtype)
-        d_q, d_k, d_v = (work.zeros(q.shape) for _ in range(3))
+        d_q, d_k, d_v = torch.empty_like(q), total_of_rows(k), total_of_rows(v)
         with without_autocast(q):
             for p, r in blocks(pairs, n, q):
-                series = work.product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
+                series = work.full_product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
                 series.sub_(total[p, r]).exp2_()
-                d_logits = work.product("d series", d_out[p, r], v[p].transpose(1, 2)).mul_(series)
+                d_logits = work.full_product("d series", d_out[p, r], v[p].transpose(1, 2)).mul_(series)
                 d_logits.addcmul_(series, row_sum(d_logits), value=-1)
-                d_v[p] += work.product("rows", work.short("series short", series).transpose(1, 2), d_out[p, r])
-                d_logits = work.short("d series short", d_logits)
+                weights = work.short("weights", series)
+                add_rows(d_v, p, r, work.product("rows", weights.transpose(1, 2), d_out[p, r]))
+                d_logits = work.short("d logits", d_logits)
                 d_q[p, r] = work.product("columns", d_logits, k[p], scale)
-                d_k[p] += work.product("rows", d_logits.transpose(1, 2), q[p, r], scale)
-        return d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
+                add_rows(d_k, p, r, work.product("rows", d_logits.transpose(1, 2), q[p, r], scale))
+        return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
 
 
 def block_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

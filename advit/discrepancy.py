@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from advit.attention import Associations
-from advit.blocks import LOG2_E, Workspace, blocks, row_sum, without_autocast
+from advit.blocks import LOG2_E, Workspace, add_rows, blocks, row_sum, total_of_rows, without_autocast
 
 
 def smooth_association(association: Tensor, eps: float) -> Tensor:
@@ -71,17 +71,17 @@ def _kl_in_blocks(
     """
     pairs, n, width = q.shape
     work, scale = Workspace(q), width**-0.5
-    value, c = torch.empty_like(sigma), sigma.new_full((1, 1, 1), eps / (n * (1 - eps)))
-    d_q, d_k = (work.zeros(q.shape) if needed[0] else None for _ in range(2))
+    value, c = torch.empty_like(sigma), eps / (n * (1 - eps))
+    d_q, d_k = (torch.empty_like(q), total_of_rows(k)) if needed[0] else (None, None)
     d_sigma = torch.empty_like(sigma) if needed[1] else None
     a = 0.5 / sigma.square()[..., None]
     for p, r in blocks(pairs, n, q):
-        s = work.product("s", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
+        s = work.full_product("s", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
         s.sub_(s.amax(dim=-1, keepdim=True)).exp2_()
         prior = torch.mul(squared[r], a[p, r] * -LOG2_E, out=work.buffer("prior", s.shape)).exp2_()
         s_sum, p_sum = row_sum(s), row_sum(prior)
-        ratio = torch.addcmul(c, s, 1 / s_sum, out=work.buffer("ratio", s.shape))
-        log = torch.addcmul(c, prior, 1 / p_sum, out=work.buffer("log", s.shape))
+        ratio = torch.mul(s, 1 / s_sum, out=work.buffer("ratio", s.shape)).add_(c)
+        log = torch.mul(prior, 1 / p_sum, out=work.buffer("log", s.shape)).add_(c)
         torch.log(ratio.div_(log), out=log)
         prior_log = torch.mul(prior, log, out=work.buffer("prior log", s.shape))
         s_log = log.mul_(s)
@@ -90,14 +90,14 @@ def _kl_in_blocks(
             h = prior_log.addcmul_(prior, ratio)
             mean_h, mean_square = row_sum(h) / p_sum, row_sum(prior.mul_(squared[r])) / p_sum
             d_a = row_sum(h.mul_(squared[r])) / p_sum - mean_h * mean_square
-            d_sigma[p, r] = d_a[..., 0] * -sigma[p, r].pow(-3) * weight[p, r]
+            d_sigma[p, r] = d_a[..., 0] * sigma[p, r].pow(-3) * weight[p, r] * (eps - 1)
         if needed[0]:
             h = s_log.sub_(torch.div(s, ratio, out=ratio))
             h = work.short("h", h.addcmul_(s, row_sum(h) / s_sum, value=-1))
-            factor = scale * weight[p, r, None] / s_sum
-            d_q[p, r] = work.product("columns", h, k[p]).mul_(factor)
-            d_k[p] += work.product("rows", h.transpose(1, 2), (q[p, r] * factor).to(q.dtype))
-    return tuple(None if x is None else x.mul_(1 - eps) for x in (value, d_q, d_k, d_sigma))
+            factor = scale * (1 - eps) * weight[p, r, None] / s_sum
+            d_q[p, r] = work.product("columns", h, k[p]) * factor
+            add_rows(d_k, p, r, work.product("rows", h.transpose(1, 2), (q[p, r] * factor).to(q.dtype)))
+    return value.mul_(1 - eps), d_q, d_k, d_sigma
 
 
 class _SymmetricKL(torch.autograd.Function):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import advit.vision  # noqa: F401  (first: torchmetrics imports torchvision)
 from advit.losses import gaussian_window, reconstruction_loss, ssim
 
 
@@ -55,8 +56,6 @@ def test_ssim_and_its_gradient_equal_autograd_of_the_convolution(block_bytes, wa
 def test_ssim_of_an_inset_agrees_with_torchmetrics():
     """Theirs pads by reflection, ours by zeros; with a border of zeros the two are the same."""
     from torchmetrics.functional.image import structural_similarity_index_measure as witness
-
-    import advit.vision  # noqa: F401  (torchmetrics imports torchvision)
 
     g = torch.Generator().manual_seed(1)
     x, y = (F.pad(torch.rand(2, 1, 32, 32, generator=g), (16,) * 4) for _ in range(2))
