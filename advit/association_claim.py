@@ -97,7 +97,7 @@ def claim_rows(found: Mapping[str, Groups], **keys: object) -> pd.DataFrame:
     for name, (defect, normal) in found.items():
         estimate = superiority(defect, normal)
         both = [np.concatenate(g) if g else np.empty(0) for g in (defect, normal)]
-        means = [round(float(g.mean()), 6) + 0.0 if len(g) else np.nan for g in both]
+        means = [round(float(g.mean()), 3) + 0.0 if len(g) else np.nan for g in both]
         rows.append({
             **keys, "measure": name, "defect patches": len(both[0]), "normal patches": len(both[1]),
             "mean, defect": means[0], "mean, normal": means[1],

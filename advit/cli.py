@@ -104,7 +104,7 @@ def add_reproduce_commands(commands: Any) -> None:
     report.add_argument("--name", default="quick", help="of the folder in results/ (default: quick)")
     out_option(report)
 
-    verify = commands.add_parser("verify", help="run the smoke profile anew and compare with the committed tables", **raw)
+    verify = commands.add_parser("verify", help="run profile smoke anew and compare with the committed tables", **raw)
     out_option(verify)
     verify.add_argument("--quiet", action="store_true", help="no progress bars")
 

@@ -38,12 +38,12 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG and as SVG without a date, so that equal figures are equal files."""
+def save_figure(figure: Figure, path: Path, alt: str = "") -> None:
+    """Write a figure as PNG and as SVG, with its words but without a date, so that equal figures are equal files."""
     with atomic(path.with_suffix(".png")) as temporary:
-        figure.savefig(temporary, dpi=200)
+        figure.savefig(temporary, dpi=200, metadata={"Software": None, "Description": alt})
     with house_style(), atomic(path.with_suffix(".svg")) as temporary:
-        figure.savefig(temporary, metadata={"Date": None})
+        figure.savefig(temporary, metadata={"Date": None, "Description": alt})
 
 
 def contact_sheet(

@@ -36,7 +36,7 @@ def associations_figure(
             draw_image(row[0], view)
             mark_patch(row[0], view, i, colour)
             place = f"{i // view.grid}, {i % view.grid}"
-            row[0].set_title(f"{name} patch ({place})\nAD {ad[i]:.2f} nats", color=colour)
+            row[0].set_title(f"{name} patch ({place})\nAD {ad[i]:.2f} nats", color=colour, pad=5)
             for ax, label, association in zip(row[1:], ("series", "prior"), (series, prior), strict=True):
                 drawn = draw_association(ax, view, association[i])
                 mark_patch(ax, view, i, colour)
@@ -76,7 +76,7 @@ def heads_figure(view: AssociationView, patch: int, colour: str = DEFECT) -> Fig
 def layers_figure(view: AssociationView, name: str) -> Figure:
     """The image, and ``name`` ("sigma" or "discrepancy") of every patch, mean over heads, in every layer."""
     label, colours = {
-        "sigma": ("σ of the prior, in patches", SIGMA_COLOURS),
+        "sigma": ("σ, in patches", SIGMA_COLOURS),
         "discrepancy": ("discrepancy in nats", DISCREPANCY_COLOURS),
     }[name]
     maps = getattr(view, name).mean(axis=1).reshape(-1, view.grid, view.grid)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from advit.explain_localization import DensitySteps, ProCurve
 from advit.plots import MAP_COLOURS, house_style
@@ -60,8 +61,8 @@ def localization_panel(
         curve: of all test images; None where there is no mask to compare with.
     """
     with house_style():
-        figure = Figure(figsize=(9.2, 2.3))
-        axes = [figure.add_axes((left, 0.02, 0.22, 0.86)) for left in (0.005, 0.235, 0.465)]
+        figure = Figure(figsize=(9.2, 2.4))
+        axes = [figure.add_axes((left, 0.08, 0.22, 0.82)) for left in (0.005, 0.235, 0.465)]
         for ax, title in zip(axes, ("image and defect", "anomaly map", f"at or above {threshold:.2f}"), strict=True):
             no_axes(ax)
             ax.set_title(title)
@@ -71,7 +72,7 @@ def localization_panel(
         outline(axes[0], mask)
         outline(axes[1], mask)
         legend(axes[2])
-        plot = figure.add_axes((0.755, 0.2, 0.235, 0.68))
+        plot = figure.add_axes((0.755, 0.2, 0.235, 0.7))
         if curve is None:
             no_axes(plot)
             plot.text(0.5, 0.5, "no masks: no PRO curve", ha="center")
@@ -171,11 +172,12 @@ def decisions(found: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def legend(ax: Axes) -> None:
-    """Words for the colours of :func:`decisions`, inside the frame at the bottom."""
-    ax.add_patch(matplotlib.patches.Rectangle((0, 0), 1, 1, fill=False, edgecolor="0.6", linewidth=0.8))
-    for x, word, colour in ((0.02, "found", FOUND), (0.34, "missed", MISSED), (0.66, "false", FALSE)):
-        ax.text(x, 0.98, word, color=colour, fontsize=7, fontweight="bold", va="bottom",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+    """Words for the colours of :func:`decisions`, below the frame."""
+    ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor="0.6", linewidth=0.8))
+    for x, side, word, colour in (
+        (0, "left", "found", FOUND), (0.5, "center", "missed", MISSED), (1, "right", "false", FALSE)
+    ):  # fmt: skip
+        ax.text(x, 1.02, word, color=colour, fontsize=7, fontweight="bold", ha=side, va="top").set_in_layout(False)
 
 
 def overlaid(image: np.ndarray, anomaly_map: np.ndarray, span: Sequence[float]) -> np.ndarray:

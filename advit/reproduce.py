@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from advit.errors import ConfigError, nearest
@@ -22,7 +23,7 @@ from advit.results import code_version, device_name, versions
 from advit.runs import SHEET
 from advit.store import code_digest
 from advit.study import FIGURES, RESULTS, STORE, Study, open_study
-from advit.tables import METRIC_KEYS
+from advit.tables import FULL_NAMES, METRIC_KEYS, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -107,9 +108,7 @@ def reproduce(job: Job, device: torch.device, only: Sequence[str] = (), progress
             continue
         before = written(job)
         target = job.results / "notebooks" / path.name
-        execute(
-            path, target, job.parameters(), environment=job.environment(), cwd=path.parent, progress=progress
-        )  # fmt: skip
+        execute(path, target, job.parameters(), environment=job.environment(), cwd=path.parent, progress=progress)
         seconds[path.stem] = round(time.monotonic() - begun, 1)
         made = [p for p, when in written(job).items() if before.get(p) != when]
         write_json(stamp, {"key": key, "files": {p.relative_to(job.out).as_posix(): digest(p) for p in made}})
@@ -168,7 +167,7 @@ def written(job: Job) -> dict[Path, int]:
 
 
 def write_records(study: Study, job: Job) -> None:
-    """One JSON record per run, an index of which experiment each belongs to, and the contact sheets of the main runs."""
+    """One JSON record per run, an index of the experiments they belong to, and contact sheets of the main runs."""
     lines, keep = [], set()
     for name in study.experiments():
         for run in study.run(name):
@@ -202,15 +201,21 @@ def write_provenance(
     write_json(path, {
         "profile": job.profile, "data": "embedded" if study.embedded else study.root.name, "data_digests": digests,
         "seeds": list(job.seeds) or "those of the profile", **code, "code_digest": code_digest(),
-        "versions": versions(), "device": device_name(device), "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": versions(), "device": device_name(device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "seconds": {k: v for k, v in {**earlier, **seconds}.items() if k in known},
     })  # fmt: skip
 
 
 def summary(job: Job) -> Iterator[str]:
-    """The main tables, as they were written."""
-    for name in ("main", "claims"):
-        path = job.results / "tables" / f"{name}.md"
+    """The main tables, as they were written, for a terminal."""
+    chosen = {
+        "main": ["category", FULL_NAMES["image_auroc"], FULL_NAMES["pixel_auroc"], FULL_NAMES["aupro_0.3"]],
+        "claims": ["claim", "measured", "value", "low", "high", "verdict"],
+    }
+    for name, columns in chosen.items():
+        path = job.results / "tables" / f"{name}.csv"
         if path.exists():
-            yield "\n" + path.read_text(encoding="utf-8")
+            caption = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()[0]
+            yield f"\n{Table(pd.read_csv(path)[columns], caption)!r}\n"
     yield f"tables: {job.results / 'tables'}   figures: {job.figures}   notebooks: {job.results / 'notebooks'}"

@@ -218,7 +218,7 @@ class Study:
     def figure(self, figure: Figure, name: str, alt: str) -> Shown:
         """Show a figure; under ``make reproduce`` also write it as PNG and SVG. ``alt``: what it shows, in words."""
         if self.figures is not None:
-            save_figure(figure, self.figures / name)
+            save_figure(figure, self.figures / name, alt)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
         return Shown(buffer.getvalue(), alt)

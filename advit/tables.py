@@ -42,13 +42,15 @@ class Table:
         """The table as Markdown, without its caption. A bar in a cell is escaped, markup is not rendered."""
         head = [plain(str(c)) for c in self.frame.columns]
         rows = [[plain(c) for c in row] for row in self.cells()]
-        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        rules = ["---:" if pd.api.types.is_numeric_dtype(kind) else "---" for kind in self.frame.dtypes]
+        lines = ["| " + " | ".join(head) + " |", "|" + "|".join(rules) + "|"]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
     def latex(self) -> str:
         """The table as LaTeX, for booktabs."""
         columns = "l" + "r" * (self.frame.shape[1] - 1)
-        lines = [" & ".join(tex(c) for c in row) + r" \\" for row in [list(map(str, self.frame.columns)), *self.cells()]]
+        rows = [list(map(str, self.frame.columns)), *self.cells()]
+        lines = [" & ".join(tex(c) for c in row) + r" \\" for row in rows]
         body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         return "\n".join([
             r"\begin{table}", r"\centering", rf"\caption{{{tex(self.caption)}}}", rf"\begin{{tabular}}{{{columns}}}",

@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -19,6 +18,11 @@ from advit.explain_localization import ProCurve, pro_points
 from advit.plots_associations import association_panel, chosen_text
 from advit.plots_localization import localization_panel
 from advit.scoring import pixel_maps
+
+try:
+    import ipywidgets
+except ImportError as error:
+    raise ImportError("advit.widgets needs ipywidgets. Get it with: pip install 'advit[notebooks]'") from error
 
 DPI = 100
 START_FPR = 0.05  # where the threshold begins
@@ -139,7 +143,7 @@ def localization_explorer(
         raise ValueError(f"scores, images, masks and names must be equally many, not {sorted(counts)}.")
     masks = np.asarray(masks, bool)
 
-    @lru_cache(maxsize=4)
+    @lru_cache(maxsize=8)
     def mapped(kind: str, smoothing: float) -> tuple[np.ndarray, ProCurve | None, tuple[float, float]]:
         maps = pixel_maps(np.asarray(grids[kind], np.float32), masks.shape[-1], smoothing)
         low, high = np.quantile(maps[:, ::4, ::4], [0.5, 0.999])

@@ -95,7 +95,7 @@ def wait_for(found: Callable[[], object], seconds: float, what: str):
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End the server and its kernels: they are one process group."""
+    """End the server, which ends its kernels; by force if it does not answer."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sent)
@@ -119,7 +119,7 @@ def test_the_arrow_keys_move_a_slider_and_the_picture_follows(server, tmp_path):
             page.goto(f"{server}lab/tree/explorer.ipynb?token={TOKEN}")
             page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=30_000)
             page.evaluate(RUN_ALL)
-            image = page.wait_for_selector(PICTURE, timeout=45_000)
+            image = page.wait_for_selector(PICTURE, timeout=60_000)
             image.scroll_into_view_if_needed()
             source, before = image.get_attribute("src"), pixels(image)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from advit.errors import NotebookError
-from advit.notebooks import WIDGET, check, clean, execute, notebook_paths
+from advit.notebook_rules import check
+from advit.notebooks import WIDGET, clean, execute, notebook_paths
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")

@@ -45,5 +45,5 @@ def test_latex_compiles_in_principle():
 def test_three_files_are_written_with_four_decimals_in_csv(tmp_path):
     Table(pd.DataFrame({"a": ["x"], "b": [0.123456]}), "Caption.").write(tmp_path, "t")
     assert (tmp_path / "t.csv").read_text() == "a,b\nx,0.1235\n"
-    assert (tmp_path / "t.md").read_text().startswith("Caption.\n\n| a | b |\n")
+    assert (tmp_path / "t.md").read_text().startswith("Caption.\n\n| a | b |\n|---|---:|\n")
     assert (tmp_path / "t.tex").exists()

@@ -1,6 +1,8 @@
 """widgets.py: every control changes the picture, and the numbers shown are those of a direct computation."""
 
 import io
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -142,3 +144,17 @@ def test_a_change_is_fast():
     shown.controls["row"].value = 4
     shown.controls["column"].value = 9
     assert (time.process_time() - start) / 2 < 0.5
+
+
+def test_only_this_module_needs_ipywidgets():
+    code = """
+import sys
+sys.modules["ipywidgets"] = None  # as if it were not installed
+import advit.cli, advit.study, advit.plots_associations, advit.plots_localization
+try:
+    import advit.widgets
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "advit.widgets needs ipywidgets. Get it with: pip install 'advit[notebooks]'\n", done.stderr
