@@ -66,9 +66,13 @@ class Job:
 def make_job(
     profile: str, data_root: Path | None, categories: Sequence[str], seeds: Sequence[int], name: str, out: Path
 ) -> Job:
-    """A job with the default name: the profile, with the data's folder if it is not the embedded data."""
-    if name and Path(name).name != name:
-        raise ConfigError(f"--name {name}: must be the name of a folder, without / in it.")
+    """A job with the default name: the profile, with the data's folder if it is not the embedded data.
+
+    Raises:
+        ConfigError: if ``name`` would lead out of ``results``.
+    """
+    if name and (Path(name).is_absolute() or ".." in Path(name).parts):
+        raise ConfigError(f"--name {name}: must stay below results/, for instance real/bottle.")
     default = f"{profile}-{data_root.resolve().name}" if data_root else profile
     store = Path(os.environ.get(STORE) or out / "runs" / "store")
     return Job(profile, data_root, tuple(categories), tuple(seeds), name or default, out, store)

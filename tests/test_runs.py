@@ -1,4 +1,4 @@
-"""The command line from images to files: train, evaluate, localize, reproduce, and what happens to bad input."""
+"""The command line from images to files: train, evaluate, localize, and what happens to bad input."""
 
 import csv
 import json
@@ -260,29 +260,9 @@ def test_a_plain_folder_of_good_images_trains_and_localizes(data, tmp_path, caps
     assert cli.main(["localize", str(out), str(image), "--out", str(tmp_path / "f"), "--quiet"]) == 0
 
 
-def test_reproduce_makes_tables_and_figures_and_repeats_nothing(data, tmp_path, capsys, monkeypatch):
-    arguments = ["reproduce", "--data", str(data), "--out", str(tmp_path), "--quiet", "--name", "x"]
-    arguments += ["--seeds", "0", "1"]
-    assert cli.main(arguments) == 0
-    tables = [tmp_path / "results" / "x" / n for n in ("metrics.csv", "metrics.md")]
-    before = [t.read_bytes() for t in tables]
-    assert {p.name for p in (tmp_path / "figures" / "x").iterdir()} == {
-        "contact_sheet_gear.png", "contact_sheet_weave.png", "metrics.png", "metrics.svg", "overview.png",
-        "overview.svg",
-    }  # fmt: skip
-    lines = tables[1].read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["gear", "weave", "mean"]
-    assert "±" in lines[2]
-
-    def forbidden(*_, **__):
-        raise AssertionError("a stored run was trained again")
-
-    monkeypatch.setattr("advit.runs.fit", forbidden)
-    assert cli.main(arguments) == 0
-    assert [t.read_bytes() for t in tables] == before
-
-
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["localize"], ["reproduce"], ["data"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["evaluate"], ["localize"], ["reproduce"], ["report"], ["verify"], ["data"]]
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--help"])

@@ -1,0 +1,63 @@
+"""plots_claims.py: figures show the numbers they are given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from advit.plots_claims import (
+    claims_figure,
+    comparison_figure,
+    curves_figure,
+    gradients_figure,
+    pairs_figure,
+    sweep_figure,
+)
+
+
+def curve(offset):
+    step = np.arange(5)
+    return pd.DataFrame({"step": step, "mean": step + offset, "low": step, "high": step + 2 * offset})
+
+
+def test_curves_have_a_panel_per_quantity_and_a_line_per_variant():
+    figure = curves_figure({"nats": {"a": curve(1), "b": curve(2)}, "MSE": {"a": curve(3), "b": curve(4)}}, "step")
+    assert [ax.get_title() for ax in figure.axes] == ["nats", "MSE"] and figure.axes[0].get_xlabel() == "step"
+    assert [line.get_ydata()[0] for line in figure.axes[1].lines] == [3, 4]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_zero_gradients_are_written_out():
+    table = pd.DataFrame({"phase": ["minimise", "maximise"], "prior": [2.0, 0.0], "series": [0.0, 0.5]})
+    ax = gradients_figure(table).axes[0]
+    assert sorted(t.get_text() for t in ax.texts) == ["0", "0", "0.5", "2"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["prior", "series"]
+
+
+def test_every_pair_is_a_line_and_the_mean_is_their_mean():
+    table = pd.DataFrame({"category": [*"aab"], "seed": [0, 1, 0], "off": [0.1, 0.2, 0.6], "on": [0.2, 0.3, 0.4]})
+    ax = pairs_figure({"AU-PRO": table}, "off", "on").axes[0]
+    assert len(ax.lines) == 4 and list(ax.lines[-1].get_ydata()) == pytest.approx([0.3, 0.3])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["off", "on"]
+
+
+def test_a_sweep_shows_every_run_and_joins_means():
+    table = pd.DataFrame({"x": [0, 0, 0.5], "category": "a", "value": [0.2, 0.4, 0.5]})
+    ax = sweep_figure({"AU-PRO": table}, "sd").axes[0]
+    assert list(ax.lines[0].get_ydata()) == [0.2, 0.4, 0.5]
+    assert list(ax.lines[1].get_ydata()) == pytest.approx([0.3, 0.5])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "0.5"]
+
+
+def test_methods_are_compared_by_their_means():
+    rows = [("ADViT", "a", 0.4), ("ADViT", "a", 0.6), ("z", "a", 0.3), ("ADViT", "b", 0.9)]
+    figure = comparison_figure(pd.DataFrame(rows, columns=["variant", "category", "m"]), {"m": "metric"})
+    marks = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines}
+    assert list(marks["ADViT"]) == pytest.approx([0.5, 0.9]) and marks["z"][0] == 0.3 and np.isnan(marks["z"][1])
+
+
+def test_a_claim_without_interval_or_value_is_still_there():
+    values = np.array([[0.1, 0.05, 0.2], [0.3, np.nan, np.nan], [np.nan] * 3])
+    ax = claims_figure(["one", "two", "three"], values, ["supported", "not tested", "not tested"]).axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["one", "two", "three"]
+    assert [t.get_text() for t in ax.texts] == ["not tested"]
+    assert list(ax.lines[0].get_xdata()) == [0.05, 0.2]
