@@ -29,6 +29,7 @@ from advit.precision import resolve_precision
 from advit.runs import METRICS, PATCHES, SHEET, identity_of, train_run
 from advit.training import LOG, total_steps
 
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left {postfix}"
 PRESENTATION = ("cli", "__main__", "plots", "readme", "report", "localize", "data_download", "data_check")
 
 
@@ -130,18 +131,18 @@ def require_runs(
     if not todo:
         return
     order = sorted(todo.values(), key=lambda s: -work(s))  # the longest first, so that no core idles at the end
-    steps = {spec.folder(store): steps_of(spec) for spec in order}
-    bar = tqdm(total=sum(steps.values()), desc=f"train {len(order)} runs", unit="step", disable=not progress)
+    sizes = {spec.folder(store): work(spec) for spec in order}
+    bar = tqdm(total=sum(sizes.values()), desc=f"train {len(order)} runs", disable=not progress, bar_format=BAR)
     count = min(processes, os.cpu_count() or 1, len(order)) if device.type == "cpu" else 1
     try:
         if count == 1:
             for spec in order:
                 train_spec(spec, store, device)
-                bar.update(steps[spec.folder(store)])
+                bar.update(sizes[spec.folder(store)])
             return
         with worker_pool(count) as pool:
             futures = {pool.submit(train_spec, spec, store, device): spec.folder(store) for spec in order}
-            follow(futures, steps, bar)
+            follow(futures, sizes, {spec.folder(store): steps_of(spec) for spec in order}, bar)
     except BrokenProcessPool:
         raise AdvitError(
             "A training process was killed, perhaps for lack of memory. Finished runs are kept: repeat the command to "
@@ -151,7 +152,7 @@ def require_runs(
         bar.close()
 
 
-def follow(futures: dict[Future, Path], steps: dict[Path, int], bar: tqdm) -> None:
+def follow(futures: dict[Future, Path], sizes: dict[Path, float], steps: dict[Path, int], bar: tqdm) -> None:
     """Wait for all futures, moving the bar by what the runs' logs say; the first error ends it."""
     pending, done = set(futures), 0
     while pending:
@@ -160,8 +161,12 @@ def follow(futures: dict[Future, Path], steps: dict[Path, int], bar: tqdm) -> No
             future.result()
             done += 1
         bar.set_postfix_str(f"{done} of {len(futures)} runs")
-        ended = sum(steps[folder] for future, folder in futures.items() if future.done())
-        running = sum(steps_logged(folder) for future, folder in futures.items() if future.running())
+        ended = sum(sizes[folder] for future, folder in futures.items() if future.done())
+        running = sum(
+            sizes[folder] * 0.9 * steps_logged(folder) / steps[folder]
+            for future, folder in futures.items()
+            if future.running()
+        )
         bar.n = max(bar.n, min(bar.total, ended + running))
         bar.refresh()
 
@@ -173,8 +178,9 @@ def steps_of(spec: RunSpec) -> int:
 
 
 def work(spec: RunSpec) -> float:
-    """How long a run takes, roughly: steps times images times pixels."""
-    return steps_of(spec) * spec.config.batch_size * spec.config.image_size**2
+    """How long a run takes, roughly: steps times images times pixels, those of the public decoder included."""
+    pixels = spec.config.image_size**2 + 512**2 * (spec.config.model == "vt_adl")
+    return steps_of(spec) * spec.config.batch_size * float(pixels)
 
 
 def steps_logged(folder: Path) -> int:

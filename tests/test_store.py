@@ -99,7 +99,7 @@ def test_a_killed_process_is_told_apart_from_a_bug(category, tmp_path, monkeypat
         require_runs(specs, tmp_path, CPU, processes=2, progress=False)
 
 
-def kill_the_workers(futures, steps, bar):
+def kill_the_workers(futures, *_):
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGKILL)
     for future in futures:
