@@ -21,8 +21,8 @@ setup: $(STAMP) ## make .venv with everything (a minute or two, once)
 test: $(STAMP) ## run the tests, notebooks included (ADVIT_DATA=folder adds those on real images)
 	.venv/bin/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=900
 
-fast: $(STAMP) ## run the tests without the notebooks and the browser
-	.venv/bin/python -m pytest tests --ignore=tests/test_browser.py
+fast: $(STAMP) ## run the tests without notebooks, browser and processes
+	.venv/bin/python -m pytest tests -m "not slow"
 
 lint: $(STAMP) ## check the style
 	.venv/bin/ruff check .

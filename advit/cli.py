@@ -315,5 +315,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"advit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nadvit: interrupted. What was finished is kept; 'advit train ... --resume' continues.", file=sys.stderr)
+        how = "'advit train ... --resume'" if args.command == "train" else "the same command"
+        print(f"\nadvit: interrupted. What was finished is kept; {how} continues.", file=sys.stderr)
         return 130

@@ -22,7 +22,7 @@ from advit.report import build_report
 from advit.results import code_version, device_name, versions
 from advit.runs import SHEET
 from advit.store import code_digest
-from advit.study import FIGURES, RESULTS, STORE, Study, open_study
+from advit.study import DEVICE, FIGURES, RESULTS, STORE, Study, open_study
 from advit.tables import FULL_NAMES, METRIC_KEYS, Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,10 +57,10 @@ class Job:
             "profile": self.profile, "data_root": root, "categories": list(self.categories), "seeds": list(self.seeds)
         }  # fmt: skip
 
-    def environment(self) -> dict[str, str]:
-        """Variables that tell the study in a kernel where to read and write."""
+    def environment(self, device: torch.device) -> dict[str, str]:
+        """Variables that tell the study in a kernel where to read and write, and what to compute on."""
         folders = {STORE: self.store, RESULTS: self.results, FIGURES: self.figures}
-        return {**KERNEL, **{k: str(v.resolve()) for k, v in folders.items()}}
+        return {**KERNEL, DEVICE: str(device), **{k: str(v.resolve()) for k, v in folders.items()}}
 
 
 def make_job(
@@ -112,7 +112,7 @@ def reproduce(job: Job, device: torch.device, only: Sequence[str] = (), progress
             continue
         before = written(job)
         target = job.results / "notebooks" / path.name
-        execute(path, target, job.parameters(), environment=job.environment(), cwd=path.parent, progress=progress)
+        execute(path, target, job.parameters(), environment=job.environment(device), cwd=path.parent, progress=progress)
         seconds[path.stem] = round(time.monotonic() - begun, 1)
         made = [p for p, when in written(job).items() if before.get(p) != when]
         write_json(stamp, {"key": key, "files": {p.relative_to(job.out).as_posix(): digest(p) for p in made}})

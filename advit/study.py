@@ -30,7 +30,8 @@ from advit.synthetic import embedded_root
 from advit.tables import METRIC_KEYS, Table
 from advit.training import LOG
 
-STORE, RESULTS, FIGURES = "ADVIT_STORE", "ADVIT_RESULTS", "ADVIT_FIGURES"  # environment variables
+# Environment variables by which 'make reproduce' speaks to the notebooks.
+STORE, RESULTS, FIGURES, DEVICE = "ADVIT_STORE", "ADVIT_RESULTS", "ADVIT_FIGURES", "ADVIT_DEVICE"
 CPU = torch.device("cpu")
 
 
@@ -260,7 +261,8 @@ def open_study(
     results, figures = (Path(os.environ[v]) if os.environ.get(v) else None for v in (RESULTS, FIGURES))
     store = store or Path(os.environ.get(STORE) or Path(__file__).resolve().parents[1] / "runs" / "store")
     if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() and chosen.name != "smoke" else "cpu")
+        gpu = torch.cuda.is_available() and chosen.name != "smoke"
+        device = torch.device(os.environ.get(DEVICE) or ("cuda" if gpu else "cpu"))
     return Study(
         chosen, root, list(dict.fromkeys(categories)) or known, tuple(dict.fromkeys(seeds)), store, results, figures,
         device, progress, not data_root,

@@ -42,17 +42,24 @@ def verify(out: Path = ROOT, progress: bool = True) -> Iterator[tuple[str, bool]
     job = replace(make_job("smoke", None, (), (), "", scratch), store=scratch / "store")
     for line in reproduce(job, torch.device("cpu"), progress=progress):
         yield f"  {line}", True
-    names = sorted(p.name for p in (committed / "tables").glob("*.csv"))
+    names = ["runs.csv", *csv_names(committed)]
     for name in names:
-        difference = compare(committed / "tables" / name, job.results / "tables" / name, exactly=alike)
+        difference = compare(committed / name, job.results / name, exactly=alike)
         yield f"{name}: {difference or 'equal'}", not difference
-    extra = sorted(p.name for p in (job.results / "tables").glob("*.csv") if p.name not in names)
-    if extra:
+    if extra := [name for name in csv_names(job.results) if name not in names]:
         yield f"not committed: {', '.join(extra)}", False
 
 
+def csv_names(results: Path) -> list[str]:
+    """The tables of a reproduction, by their paths in it."""
+    return sorted(p.relative_to(results).as_posix() for p in (results / "tables").glob("*.csv"))
+
+
 def compare(expected: Path, found: Path, exactly: bool) -> str:
-    """What differs between two CSV tables, in words; empty if nothing does. Test: tests/test_verify.py"""
+    """What differs between two CSV tables, in words; empty if nothing does.
+
+    The column ``record`` is not compared: it names files by a key of the code. Test: tests/test_verify.py
+    """
     if not found.exists():
         return "was not made"
     if expected.read_bytes() == found.read_bytes():
@@ -60,7 +67,7 @@ def compare(expected: Path, found: Path, exactly: bool) -> str:
     a, b = pd.read_csv(expected), pd.read_csv(found)
     if list(a.columns) != list(b.columns) or len(a) != len(b):
         return f"has {len(b)} rows of {', '.join(b.columns)} instead of {len(a)} of {', '.join(a.columns)}"
-    for column in a.columns:
+    for column in a.columns.drop("record", errors="ignore"):
         if not pd.api.types.is_numeric_dtype(a[column]) or not pd.api.types.is_numeric_dtype(b[column]):
             if exactly and list(a[column].astype(str)) != list(b[column].astype(str)):
                 return f"column {column} differs"

@@ -32,7 +32,7 @@ RUN_ALL = """async () => {
   void window.jupyterapp.commands.execute('notebook:run-all-cells');
 }"""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")]
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def test_notebooks_are_found_by_number(tmp_path):
     assert notebook_paths(tmp_path / "none") == []
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_bytes_by_this_interpreter(tmp_path, monkeypatch, capfd):
     """Another python3 kernel that the user has registered, and comes first, is passed over."""
     foreign = tmp_path / "jupyter" / "kernels" / "python3"
@@ -100,6 +101,7 @@ def test_unknown_parameters_are_refused_before_anything_runs(tmp_path, names, ce
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -122,6 +124,7 @@ def test_a_failing_cell_is_named_and_the_copy_kept(tmp_path, code, message):
     assert sorted(p.name for p in target.parent.iterdir()) == ["01_a.failed.ipynb", "01_a.ipynb"]
 
 
+@pytest.mark.slow
 def test_a_good_run_removes_the_failed_copy(tmp_path):
     failed = tmp_path / "out" / "01_a.failed.ipynb"
     failed.parent.mkdir()
@@ -130,6 +133,7 @@ def test_a_good_run_removes_the_failed_copy(tmp_path):
     assert [p.name for p in failed.parent.iterdir()] == ["01_a.ipynb"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_run_and_kernel(tmp_path):
     source = write(tmp_path / "01_a.ipynb", "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
     code = (

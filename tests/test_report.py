@@ -217,6 +217,7 @@ def test_a_report_beside_its_sources_leaves_them_alone(folders):
     assert {p: p.read_bytes() for p in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_a_browser_shows_it_and_runs_nothing(folders, tmp_path):
     build_report(*folders, tmp_path / "out", "T")

@@ -20,6 +20,7 @@ from advit.synthetic import write_dataset
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.slow
 PARAMETERS = 'profile = "smoke"\ndata_root = ""\ncategories = []\nseeds = []'
 WRITE = """import os, pathlib
 folder = pathlib.Path(os.environ["ADVIT_RESULTS"]) / "tables"
@@ -144,7 +145,8 @@ def test_a_name_may_have_folders_but_does_not_leave_results(place):
 
 
 def test_notebooks_see_the_store_results_and_figures(place):
-    environment = job(place).environment()
+    environment = job(place).environment(CPU)
+    assert environment.pop("ADVIT_DEVICE") == "cpu"
     folders = {k: v for k, v in environment.items() if k.startswith("ADVIT")}
     assert {k: Path(v).relative_to(place / "out").as_posix() for k, v in folders.items()} == {
         "ADVIT_STORE": "runs/store", "ADVIT_RESULTS": "results/smoke-set", "ADVIT_FIGURES": "figures/smoke-set"

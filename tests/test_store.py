@@ -58,6 +58,7 @@ def test_a_run_is_trained_once_and_leaves_what_the_notebooks_need(category, tmp_
     require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_of_one_after_the_other(category, tmp_path):
     specs = [spec(category, seed) for seed in (0, 1)]
     threads = torch.get_num_threads()
@@ -85,6 +86,7 @@ def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path)
     assert stored_record(spec(category), tmp_path)["image_auroc"] > 0 and weights(folder) == before
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_arrives_with_its_message(category, tmp_path):
     bad = replace(CONFIG, learning_rate=1e30, gradient_clip=0.0)
     specs = [spec(category, seed, bad) for seed in (0, 1)]
@@ -92,6 +94,7 @@ def test_an_error_in_a_process_arrives_with_its_message(category, tmp_path):
         require_runs(specs, tmp_path, CPU, processes=2, progress=False)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told_apart_from_a_bug(category, tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "follow", kill_the_workers)
     specs = [spec(category, seed) for seed in (0, 1)]
@@ -106,6 +109,7 @@ def kill_the_workers(futures, *_):
         future.result()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX signals")
 def test_workers_end_with_a_killed_parent_and_the_runs_are_completed_later(category, tmp_path):
     code = (

@@ -33,6 +33,11 @@ def test_a_larger_difference_counts_everywhere_and_is_named(tmp_path):
     assert "column text differs" in compare(*pair(tmp_path, TABLE.replace(",y", ",z")), exactly=True)
 
 
+def test_names_of_records_are_no_numbers(tmp_path):
+    one, two = (f"seed,record\n0,{key}.json\n" for key in "ab")
+    assert compare(*pair(tmp_path, two, one), exactly=True) == ""
+
+
 def test_missing_tables_and_other_shapes(tmp_path):
     assert compare(*pair(tmp_path, TABLE + "c,1,z\n"), exactly=False) == (
         "has 3 rows of category, value, text instead of 2 of category, value, text"
