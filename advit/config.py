@@ -168,7 +168,7 @@ PRESETS: dict[str, ADViTConfig] = {
     "quick": ADViTConfig(
         image_size=128, patch=8, dim=128, depth=4, heads=4, mlp_dim=256, sigma_max=8.0, bottleneck=128,
         components=5, density_context="others", density_target="pixels", target_dim=24, density_hidden=128,
-        minimax_lambda=0.001, epochs=150, max_steps=900, batch_size=16, learning_rate=1e-3, weight_decay=1e-5,
+        minimax_lambda=0.001, epochs=75, max_steps=1800, batch_size=8, learning_rate=1e-3, weight_decay=1e-5,
         schedule="cosine", gradient_clip=1.0, shift=4, brightness=0.05, precision="auto", standardise="position",
         score_shifts=2, map_sigma=8.0,
     ),
