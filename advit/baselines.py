@@ -1,8 +1,7 @@
 """Classical floors: what any trained model must beat. They take seconds, and no network.
 
-Five families, those of section 7 of the project's notes on the method (METHOD). They were picked with
-test scores of three data sets in view, so they are slightly optimistic there; every setting within them was fixed
-before the first test image was scored:
+Five families. They were picked with test scores of bottle, magnetic tile and hazelnut_toy in view, so they are slightly
+optimistic there; every setting within them was fixed before the first test image was scored:
 
 - ``z-score``: distance of a grey value from its training mean at the same pixel, in training standard deviations;
 - ``z-score DoG``: the same of a difference of Gaussians, which is blind to slow changes of brightness;

@@ -30,7 +30,7 @@ scores.csv, contact_sheet.png, example.npz (the defect of median score, for figu
 REPRODUCE_EXAMPLES = """examples:
   advit reproduce                             embedded data, profile quick: within 25 minutes on 2 cores
   advit reproduce --data mvtec -p bottle      the same notebooks on a real category
-  advit reproduce --profile paper --data mvtec --seeds 0 1 2      the public setting; hours on a GPU
+  advit reproduce --profile paper --data mvtec -p bottle          the public setting: 47 runs, a GPU and a day
   advit reproduce --notebooks 05              one notebook and the runs it needs
 
 Runs are stored under runs/store and trained once; an interrupted reproduction continues where it stopped. writes
@@ -115,8 +115,13 @@ def out_option(parser: argparse.ArgumentParser) -> None:
 
 def data_option(parser: argparse.ArgumentParser, default: str = "default: the embedded synthetic data") -> None:
     parser.add_argument(
-        "--data", type=Path, metavar="ROOT", help=f"folder of categories in MVTec AD, BTAD or plain layout; {default}"
+        "--data", type=folder, metavar="ROOT", help=f"folder of categories in MVTec AD, BTAD or plain layout; {default}"
     )
+
+
+def folder(text: str) -> Path:
+    """A path as typed, ~ included."""
+    return Path(text).expanduser()
 
 
 def device_options(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def mean_by_variant(table: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
 def paired_table(
     table: pd.DataFrame, pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = COMPARED
 ) -> pd.DataFrame:
-    """One row per pair of variants (a, b) and metric: mean of a minus b over category and seed, interval, verdict.
+    """One row per pair of variants (a, b) and metric: mean of a minus b, interval, its units, verdict.
 
     ``verdict`` judges "a is better than b". Pairs without a common run have a dash. Test: tests/test_map_comparison.py
     """
@@ -53,8 +53,9 @@ def paired_table(
     for a, b in pairs:
         for metric in metrics:
             estimate = paired(table, metric, a, b)
-            pairs_found, text = 0, "-"
+            units, text = "-", "-"
             if estimate is not None:  # a value that rounding alone made negative is printed as +0.000
-                pairs_found, text = estimate.n, replace(estimate, value=round(estimate.value, 9) + 0.0).text(sign=True)
-            rows.append([f"{a} - {b}", FULL_NAMES[metric], pairs_found, text, verdict(estimate)])
-    return pd.DataFrame(rows, columns=["comparison", "metric", "pairs", "difference", "verdict"])
+                units = f"{estimate.n} {estimate.unit}"
+                text = replace(estimate, value=round(estimate.value, 9) + 0.0).text(sign=True)
+            rows.append([f"{a} - {b}", FULL_NAMES[metric], text, units, verdict(estimate)])
+    return pd.DataFrame(rows, columns=["comparison", "metric", "difference", "units", "verdict"])

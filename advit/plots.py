@@ -128,7 +128,7 @@ def overview_figure(examples: Sequence[dict[str, np.ndarray]]) -> Figure:
         examples: ``image (h, w, 3)``, ``mask (e, e)``, ``anomaly_map (e, e)``, ``low``, ``threshold``, ``title`` each.
     """
     with house_style():
-        figure = Figure(figsize=(1.75 * len(examples) + 0.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(1.75 * len(examples) + 0.4, 3.6), layout="constrained")
         axes = figure.subplots(2, len(examples), squeeze=False)
         for (top, bottom), e in zip(axes.T, examples, strict=True):
             span = float(e["threshold"]) - float(e["low"])

@@ -225,18 +225,19 @@ def ssim_of_images(network: VTADL, load: Load, count: int, device: torch.device)
 
 def finished_run(
     detector: Detector, scores: dict[str, np.ndarray], samples: Collection[Sample],
-    load: Load, device: torch.device, noise_seed: int = 0,
+    load: Load, device: torch.device, noise_seed: int = 0, size: int | None = None,
 ) -> FinishedRun:  # fmt: skip
     """Arrays of a finished run: ``scores`` are its raw patch scores ``(n, G, G)``, ``load`` its test images.
+
+    ``size``: pixels to judge at; default the configured evaluation size.
 
     The images pass through the network again, with noise, and for the SSIM of the public network's reconstruction.
 
     Test: tests/test_public_evaluation.py
     """
     config, count = detector.config, len(samples)
-    masks = grown = None
+    size, masks, grown = size or config.evaluation_size, None, None
     if all(s.mask or not s.is_anomalous for s in samples):
-        size = config.evaluation_size
         empty = torch.zeros(size, size, dtype=torch.uint8)
         files = [read_mask(s.mask) if s.mask else empty for s in samples]
         masks = np.stack([resize_mask(m, size).numpy() for m in files])
@@ -249,6 +250,6 @@ def finished_run(
         parts = Parts(mse, ssim_of_images(network, load, count, device), nll)
     return FinishedRun(
         grids=detector.combine(scores), kinds=np.array([s.defect for s in samples]), masks=masks, grown=grown,
-        threshold=detector.threshold, evaluation_size=config.evaluation_size, map_sigma=config.map_sigma,
+        threshold=detector.threshold, evaluation_size=size, map_sigma=config.map_sigma,
         top_share=config.top_share, noisy_grids=detector.combine(noisy_scores), parts=parts,
     )  # fmt: skip

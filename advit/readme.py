@@ -10,11 +10,19 @@ from typing import Any
 import pandas as pd
 
 from advit.files import write_text
-from advit.stats import AGAINST, SUPPORTED, UNDECIDED, UNTESTED
+from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 from advit.tables import FULL_NAMES, Table
 
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
-MARKS = {SUPPORTED: "yes", AGAINST: "**no**", UNDECIDED: "undecided", UNTESTED: "not tested"}
+MARKS = {
+    SUPPORTED: "yes", AGAINST: "**no**", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
+}  # fmt: skip
+CLAIMS = (
+    "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no: "
+    "on the other side; no difference: within 0.02. Categories are units where there are three or more, their seeds "
+    "averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty such intervals one "
+    "excludes no effect by chance:"
+)
 KEYS = ("image_auroc", "pixel_auroc", "aupro_0.3")
 
 
@@ -38,8 +46,7 @@ def results_block(results: Path) -> str:
         "means over categories and seeds of " + ", ".join(FULL_NAMES[k] for k in KEYS) + ":",
         Table(methods_table(found), "").markdown(),
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
-        "The paper's claims. Yes: the whole 95 % interval lies on the side of the claim; no: on the other side. In the "
-        "brackets is the interval:",
+        CLAIMS,
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
     return "\n".join(f"{part}\n" if i % 2 == 0 else part for i, part in enumerate(parts))
@@ -61,7 +68,8 @@ def claims_table(found: dict[str, Path]) -> pd.DataFrame:
     for name, path in found.items():
         table = pd.read_csv(path / "tables" / "claims.csv")
         columns[name] = [claim_cell(row) for _, row in table.iterrows()]
-        index = table[["claim", "measured"]] if index is None else index
+        index = table[["claim", "model", "measured"]].copy() if index is None else index
+    index["measured"] = index["measured"].str.replace(r" after .* steps", "", regex=True)
     return index.assign(**columns)
 
 
@@ -69,7 +77,7 @@ def claim_cell(row: pd.Series) -> str:
     """One claim on one data set."""
     if pd.isna(row["value"]):
         return MARKS[row["verdict"]]
-    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}], {row['units']}"
     return f"{MARKS[row['verdict']]}: {row['value']:.3f}{interval}"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import torch
 
 from advit.errors import ConfigError, nearest
 from advit.files import atomic, write_json, write_text
 from advit.notebooks import execute, notebook_paths
+from advit.published import FOLDER
 from advit.report import build_report
 from advit.results import code_version, device_name, versions
 from advit.runs import SHEET
@@ -66,14 +71,15 @@ class Job:
 def make_job(
     profile: str, data_root: Path | None, categories: Sequence[str], seeds: Sequence[int], name: str, out: Path
 ) -> Job:
-    """A job with the default name: the profile, with the data's folder if it is not the embedded data.
+    """A job with the default name: the profile, and whatever of data, categories and seeds is not the default.
 
     Raises:
         ConfigError: if ``name`` would lead out of ``results``.
     """
     if name and (Path(name).is_absolute() or ".." in Path(name).parts):
         raise ConfigError(f"--name {name}: must stay below results/, for instance real/bottle.")
-    default = f"{profile}-{data_root.resolve().name}" if data_root else profile
+    parts = [profile, *([data_root.resolve().name] if data_root else []), *categories, *(f"seed{s}" for s in seeds)]
+    default = "-".join(parts)
     store = Path(os.environ.get(STORE) or out / "runs" / "store")
     return Job(profile, data_root, tuple(categories), tuple(seeds), name or default, out, store)
 
@@ -99,13 +105,14 @@ def reproduce(job: Job, device: torch.device, only: Sequence[str] = (), progress
     digests = {name: study.digest(name) for name in study.categories}
     names = list(study.experiments())
     specs = {s.folder(job.store): s for name in names for _, s in study.specs(name)}
+    write_provenance(job, study, code, device, digests, {}, complete=False)
     yield f"{job.profile}: {len(specs)} runs of {', '.join(study.categories)}, kept in {job.store}"
     study.train(names)
     write_records(study, job)
     study.floors()
     seconds: dict[str, float] = {}
     for path in chosen:
-        key, begun = stamp_key(path, job, digests), time.monotonic()
+        key, begun = stamp_key(path, job, digests, device), time.monotonic()
         stamp = job.store / "stamps" / job.name / f"{path.stem}.json"
         if up_to_date(stamp, key, job.out):
             yield f"{path.stem}: up to date"
@@ -117,7 +124,7 @@ def reproduce(job: Job, device: torch.device, only: Sequence[str] = (), progress
         made = [p for p, when in written(job).items() if before.get(p) != when]
         write_json(stamp, {"key": key, "files": {p.relative_to(job.out).as_posix(): digest(p) for p in made}})
         yield f"{path.stem}: {seconds[path.stem]:.0f} s"
-    write_provenance(job, study, code, device, digests, seconds)
+    write_provenance(job, study, code, device, digests, seconds, complete=not only)
     report = build_report(job.results, job.figures, job.results / "report", f"advit: {job.name}")
     yield from summary(job)
     yield f"{(time.monotonic() - start) / 60:.1f} minutes. Report: {report}"
@@ -135,10 +142,13 @@ def choose_notebooks(only: Sequence[str]) -> list[Path]:
     return [p for p in known if not only or any(p.stem == n or p.stem.startswith(f"{n}_") for n in only)]
 
 
-def stamp_key(path: Path, job: Job, digests: dict[str, str]) -> str:
+def stamp_key(path: Path, job: Job, digests: dict[str, str], device: torch.device) -> str:
     """Digest of all that an executed notebook follows from."""
-    parts = [path.read_text(encoding="utf-8"), package_digest(), json.dumps(job.parameters()), json.dumps(digests)]
-    return hashlib.sha256("\0".join([*parts, json.dumps(versions())]).encode()).hexdigest()
+    drawing = [matplotlib.__version__, pd.__version__, str(device)]
+    published = [p.read_text(encoding="utf-8") for p in sorted(FOLDER.glob("*.csv"))]
+    parts = [path.read_text(encoding="utf-8"), package_digest(), *published]
+    rest = json.dumps([job.parameters(), digests, versions(), drawing])
+    return hashlib.sha256("\0".join([*parts, rest]).encode()).hexdigest()
 
 
 def package_digest() -> str:
@@ -172,7 +182,10 @@ def written(job: Job) -> dict[Path, int]:
 
 def write_records(study: Study, job: Job) -> None:
     """One JSON record per run, an index of the experiments they belong to, and contact sheets of the main runs."""
-    lines, keep = [], set()
+    keep: set[str] = set()
+    text = io.StringIO()
+    index = csv.writer(text, lineterminator="\n")
+    index.writerow(["experiment", "variant", "category", "seed", *METRIC_KEYS, "record"])
     for name in study.experiments():
         for run in study.run(name):
             record = f"{run.folder.name}.json"
@@ -180,35 +193,52 @@ def write_records(study: Study, job: Job) -> None:
                 write_json(job.results / "runs" / record, run.record)
             keep.add(record)
             metrics = ["" if run.record.get(k) is None else f"{run.record[k]:.4f}" for k in METRIC_KEYS]
-            lines.append([name, f'"{run.variant}"', run.category, str(run.seed), *metrics, record])
+            index.writerow([name, run.variant, run.category, run.seed, *metrics, record])
             if name == "main" and run.seed == study.seeds[0] and (run.folder / SHEET).exists():
                 with atomic(job.figures / f"contact_sheet_{run.category}.png") as temporary:
                     shutil.copyfile(run.folder / SHEET, temporary)
     for path in (job.results / "runs").glob("*.json"):  # of earlier versions
         if path.name not in keep:
             path.unlink()
-    head = ["experiment", "variant", "category", "seed", *METRIC_KEYS, "record"]
-    write_text(job.results / "runs.csv", "".join(",".join(line) + "\n" for line in [head, *lines]))
+    write_text(job.results / "runs.csv", text.getvalue())
 
 
 def write_provenance(
     job: Job, study: Study, code: dict[str, Any], device: torch.device, digests: dict[str, str],
-    seconds: dict[str, float],
+    seconds: dict[str, float], complete: bool,
 ) -> None:  # fmt: skip
-    """Where the tables of a job come from. Times of notebooks that were up to date are those of their last run."""
+    """Where the tables of a job come from; nothing to write if all of it was up to date.
+
+    Times of notebooks that were up to date are those of their last run. ``complete``: whether every notebook has been
+    executed; a job that stops leaves False.
+    """
     path = job.results / "provenance.json"
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        earlier, same = found["seconds"], found["code_digest"] == code_digest() and found["data_digests"] == digests
     except (OSError, ValueError, KeyError, TypeError):
-        earlier = {}
+        earlier, same, found = {}, False, {}
+    if same and not seconds and found.get("complete"):
+        return
     known = {p.stem for p in notebook_paths(NOTEBOOKS)}
     write_json(path, {
         "profile": job.profile, "data": "embedded" if study.embedded else study.root.name, "data_digests": digests,
         "seeds": list(job.seeds) or "those of the profile", **code, "code_digest": code_digest(),
         "versions": versions(), "device": device_name(device),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu": cpu_family(), "complete": complete,
         "seconds": {k: v for k, v in {**earlier, **seconds}.items() if k in known},
     })  # fmt: skip
+
+
+def cpu_family() -> str:
+    """Maker and family of the processor and the instructions PyTorch uses on it: what rounding may depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found = dict(line.split(":", 1) for line in lines if line.startswith(("vendor_id", "cpu family")))
+        name = " ".join(value.strip() for value in found.values())
+    except (OSError, ValueError):
+        name = platform.processor()
+    return f"{name or platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def summary(job: Job) -> Iterator[str]:

@@ -16,9 +16,10 @@ LEAST_UNITS = 3  # fewer give no interval
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, the number of independent units behind it and, for pairs, a p-value.
+    """A value with its 95 % interval, the number of units behind it and what they are and, for pairs, a p-value.
 
-    ``low`` and ``high`` are None where there are too few units for an interval.
+    ``low`` and ``high`` are None where there are too few units for an interval. ``unit``: what other draws the interval
+    speaks of: other ``images`` of the same products, other ``categories``, or other ``seeds`` on the same images.
     """
 
     value: float
@@ -26,6 +27,7 @@ class Estimate:
     high: float | None
     n: int
     p: float | None = None
+    unit: str = ""
 
     def text(self, digits: int = 3, sign: bool = False) -> str:
         """``0.612 [0.581, 0.644]``, with ``sign`` as +0.012; without an interval the value alone."""
@@ -76,26 +78,47 @@ def superiority_draws(
 def bootstrapped(value: float, drawn: np.ndarray, count: int) -> Estimate:
     """A value with the percentile interval of its draws; without one for too few images."""
     if count < LEAST_UNITS:
-        return Estimate(value, None, None, count)
+        return Estimate(value, None, None, count, unit="images")
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(value, float(low), float(high), count)
+    return Estimate(value, float(low), float(high), count, unit="images")
 
 
-def mean_superiority(groups: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]) -> Estimate | None:
-    """Mean of :func:`superiority` over several (lower, higher), one per run, with a bootstrap over the images of each.
+def mean_superiority(
+    groups: Sequence[tuple[str, Sequence[np.ndarray], Sequence[np.ndarray]]]
+) -> Estimate | None:
+    """Mean of :func:`superiority` over several (category, lower, higher), one per run; a bootstrap over images.
 
-    The runs are taken as they are: the interval says what other images of the same products would give.
+    Runs of one category look at the same images and draw them together, and n counts each image once. The categories
+    are taken as they are: the interval says what other images of the same products would give.
     Test: tests/test_stats.py
     """
-    found = [(*superiority_draws(a, b, seed), len(a)) for seed, (a, b) in enumerate(groups) if len(a)]
-    if not found:
+    groups = [(name, a, b) for name, a, b in groups if len(a)]
+    if not groups:
         return None
-    values, draws, counts = zip(*found, strict=True)
-    count = sum(counts) if min(counts) >= LEAST_UNITS else min(counts)
+    names = sorted({name for name, *_ in groups})
+    found = [superiority_draws(a, b, names.index(name)) for name, a, b in groups]
+    counts = {name: len(a) for name, a, _ in groups}
+    count = sum(counts.values()) if min(counts.values()) >= LEAST_UNITS else min(counts.values())
+    values, draws = zip(*found, strict=True)
     return bootstrapped(float(np.mean(values)), np.mean(draws, axis=0), count)
 
 
-def mean_interval(values: Sequence[float]) -> Estimate | None:
+def over_units(values: pd.Series) -> Estimate | None:
+    """:func:`mean_interval` of values indexed by ``category`` and ``seed``, over units that are independent.
+
+    Seeds of one category see the same images. So they are averaged first, and the units are the categories. With fewer
+    than three categories the units are the seeds: the interval then speaks of other seeds, not of other products.
+
+    Test: tests/test_stats.py
+    """
+    values = values.dropna()
+    means = values.groupby("category").mean()
+    if len(means) >= LEAST_UNITS:
+        return mean_interval(means.to_numpy(), "categories")
+    return mean_interval(values.to_numpy(), "seeds")
+
+
+def mean_interval(values: Sequence[float], unit: str = "") -> Estimate | None:
     """Mean with its t interval, and the p-value of a t-test against 0; None without values.
 
     Test: tests/test_stats.py
@@ -104,10 +127,10 @@ def mean_interval(values: Sequence[float]) -> Estimate | None:
     if not len(x):
         return None
     if len(x) < LEAST_UNITS:
-        return Estimate(float(x.mean()), None, None, len(x))
+        return Estimate(float(x.mean()), None, None, len(x), unit=unit)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     p = float(stats.ttest_1samp(x, 0.0).pvalue) if half > 0 else float(x.mean() == 0)
-    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x), p)
+    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x), p, unit)
 
 
 def differences(table: pd.DataFrame, metric: str, a: str, b: str) -> pd.Series:
@@ -124,11 +147,11 @@ def differences(table: pd.DataFrame, metric: str, a: str, b: str) -> pd.Series:
 
 
 def paired(table: pd.DataFrame, metric: str, a: str, b: str) -> Estimate | None:
-    """Mean of :func:`differences` with its t interval and the paired t-test's p-value.
+    """Mean of :func:`differences` with its t interval and the paired t-test's p-value, by :func:`over_units`.
 
     Test: tests/test_stats.py
     """
-    return mean_interval(differences(table, metric, a, b).to_numpy())
+    return over_units(differences(table, metric, a, b))
 
 
 def wilcoxon_p(values: Sequence[float]) -> float | None:
@@ -142,18 +165,23 @@ def wilcoxon_p(values: Sequence[float]) -> float | None:
     return float(stats.wilcoxon(x).pvalue)
 
 
-SUPPORTED, AGAINST, UNDECIDED, UNTESTED = (
-    "supported", "not supported (the opposite)", "not supported (no clear difference)", "not tested on this data"
+SUPPORTED, AGAINST, NEGLIGIBLE, UNDECIDED, UNTESTED = (
+    "supported", "not supported (the opposite)", "not supported (below 0.02 either way)", "undecided",
+    "not tested on this data",
 )  # fmt: skip
+MARGIN = 0.02  # of a metric or a probability: less is of no use to anybody
 
 
 def verdict(estimate: Estimate | None, null: float = 0.0) -> str:
     """What an estimate says of a claim "greater than ``null``": by where its 95 % interval lies.
 
-    Test: tests/test_stats.py
+    Wholly above: supported. Wholly below: the opposite. Within MARGIN of ``null``: shown to make no difference of use.
+    Anything else is undecided. Test: tests/test_stats.py
     """
     if estimate is None or estimate.low is None:
         return UNTESTED
     if estimate.low > null:
         return SUPPORTED
-    return AGAINST if estimate.high < null else UNDECIDED
+    if estimate.high < null:
+        return AGAINST
+    return NEGLIGIBLE if null - MARGIN <= estimate.low and estimate.high <= null + MARGIN else UNDECIDED

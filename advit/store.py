@@ -26,7 +26,7 @@ from advit.data import Category, open_category
 from advit.errors import AdvitError
 from advit.files import exclusive
 from advit.precision import resolve_precision
-from advit.runs import METRICS, PATCHES, SHEET, identity_of, train_run
+from advit.runs import EXAMPLE, METRICS, PATCHES, identity_of, train_run
 from advit.training import LOG, total_steps
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left {postfix}"
@@ -109,7 +109,7 @@ def stored_record(spec: RunSpec, store: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     complete = "image_auroc" not in record or (folder / PATCHES).exists()
-    drawn = not spec.pictures or "image_auroc" not in record or (folder / SHEET).exists()
+    drawn = not spec.pictures or "image_auroc" not in record or (folder / EXAMPLE).exists()
     return record if isinstance(record, dict) and complete and drawn else None
 
 
@@ -133,7 +133,7 @@ def require_runs(
     order = sorted(todo.values(), key=lambda s: -work(s))  # the longest first, so that no core idles at the end
     sizes = {spec.folder(store): work(spec) for spec in order}
     bar = tqdm(total=sum(sizes.values()), desc=f"train {len(order)} runs", disable=not progress, bar_format=BAR)
-    count = min(processes, os.cpu_count() or 1, len(order)) if device.type == "cpu" else 1
+    count = min(processes, cores(), len(order)) if device.type == "cpu" else 1
     try:
         if count == 1:
             for spec in order:
@@ -150,6 +150,12 @@ def require_runs(
         ) from None
     finally:
         bar.close()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def follow(futures: dict[Future, Path], sizes: dict[Path, float], steps: dict[Path, int], bar: tqdm) -> None:

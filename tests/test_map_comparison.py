@@ -42,11 +42,11 @@ def test_differences_are_paired():
     row = table.iloc[0]
     differences = np.array([0.3, 0.1, 0.2])  # a seed 0, a seed 1, b seed 0
     half = 4.302652729911275 * differences.std(ddof=1) / np.sqrt(3)
-    assert row["comparison"] == "K=15 - K=5" and row["pairs"] == 3
+    assert row["comparison"] == "K=15 - K=5" and row["units"] == "3 seeds"
     assert row["difference"] == f"+0.200 [{0.2 - half:+.3f}, {0.2 + half:+.3f}]"
-    assert row["verdict"] == "not supported (no clear difference)"
+    assert row["verdict"] == "undecided"
 
 
 def test_pairs_without_a_common_run():
     row = paired_table(example(), [("K=15", "K=7")], ["pixel_ap"]).iloc[0]
-    assert (row["pairs"], row["difference"], row["verdict"]) == (0, "-", "not tested on this data")
+    assert (row["units"], row["difference"], row["verdict"]) == ("-", "-", "not tested on this data")

@@ -200,6 +200,8 @@ def test_a_finished_run_has_everything_the_defects_need(tiny_mvtec):
     assert (run.grown[0] == resize_mask(grow_mask(read_mask(samples[0].mask)), 64).numpy()).all()
     assert (run.masks <= run.grown).all() and run.masks.sum() < run.grown.sum()
     assert np.isfinite(defect_table(run)["with_defect"]).all()
+    small_maps = finished_run(detector, scores, samples, test.batch, CPU, size=16)
+    assert small_maps.masks.shape == small_maps.grown.shape == (3, 16, 16) and small_maps.evaluation_size == 16
 
 
 def test_the_figure_has_a_panel_per_model_and_a_label_per_defect():

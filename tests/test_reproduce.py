@@ -79,6 +79,7 @@ def test_everything_is_written_where_it_is_said_and_not_done_twice(place):
     assert record["category"] == "weave" and record["provenance"]["training"]["versions"]["torch"]
     provenance = json.loads((results / "provenance.json").read_text())
     assert set(provenance["data_digests"]) == {"weave"} and provenance["versions"]["torch"] == torch.__version__
+    assert provenance["complete"] is True and set(provenance["seconds"]) == {"01_main", "02_other"}
     assert not any("up to date" in line for line in lines)
 
     again = run(place)
@@ -113,6 +114,7 @@ def test_a_failing_notebook_stops_it_keeps_what_was_and_continues_later(place, c
     with pytest.raises(NotebookError, match=r"02_other\.ipynb stopped in cell \[.\] \(x = 1\): ValueError: no"):
         run(place)
     folder = place / "out/results/smoke-set"
+    assert json.loads((folder / "provenance.json").read_text())["complete"] is False
     assert (folder / "tables/main.md").exists() and (folder / "notebooks/02_other.failed.ipynb").exists()
     where = ["--data", str(place / "set"), "--out", str(place / "out")]
     assert main(["reproduce", "--profile", "smoke", *where, "--quiet"]) == 1
@@ -135,6 +137,19 @@ def test_records_of_earlier_versions_go(place):
     stale.write_text("{}")
     run(place)
     assert not stale.exists() and len(list(stale.parent.iterdir())) == 1
+
+
+def test_a_part_of_the_data_has_a_name_of_its_own(place):
+    names = [make_job("quick", data, c, s, "", place).name for data, c, s in (
+        (None, (), ()), (place / "set", ("a", "b"), ()), (None, (), (0, 2)),
+    )]  # fmt: skip
+    assert names == ["quick", "quick-set-a-b", "quick-seed0-seed2"]
+
+
+def test_names_with_commas_keep_their_columns(place):
+    (place / "set/weave").rename(place / 'set/we,"ave')
+    run(place)
+    assert study_module.pd.read_csv(place / "out/results/smoke-set/runs.csv")["category"].tolist() == ['we,"ave']
 
 
 def test_a_name_may_have_folders_but_does_not_leave_results(place):

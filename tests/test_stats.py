@@ -7,6 +7,7 @@ from scipy import stats as scipy_stats
 
 from advit.stats import (
     AGAINST,
+    NEGLIGIBLE,
     SUPPORTED,
     UNDECIDED,
     UNTESTED,
@@ -14,6 +15,7 @@ from advit.stats import (
     differences,
     mean_interval,
     mean_superiority,
+    over_units,
     paired,
     superiority,
     verdict,
@@ -61,12 +63,29 @@ def test_a_bootstrap_draw_is_the_statistic_of_the_drawn_images():
 
 def test_mean_superiority_is_the_mean_over_runs_and_its_interval_is_narrower():
     rng = np.random.default_rng(3)
-    groups = [(images(rng, 10), images(rng, 10, 0.5)) for _ in range(4)]
+    groups = [(name, images(rng, 10), images(rng, 10, 0.5)) for name in "abcd"]
     found = mean_superiority(groups)
-    single = [superiority(a, b) for a, b in groups]
+    single = [superiority(a, b) for _, a, b in groups]
     assert found.value == pytest.approx(np.mean([s.value for s in single]))
     assert found.high - found.low < min(s.high - s.low for s in single)
-    assert found.n == 40 and mean_superiority([([], [])]) is None
+    assert (found.n, found.unit) == (40, "images") and mean_superiority([("a", [], [])]) is None
+
+
+def test_seeds_of_one_category_draw_the_same_images():
+    rng = np.random.default_rng(4)
+    a, b = images(rng, 10), images(rng, 10, 0.5)
+    once, thrice = mean_superiority([("x", a, b)]), mean_superiority([("x", a, b)] * 3)
+    assert (once.low, once.high, once.n) == pytest.approx((thrice.low, thrice.high, thrice.n))
+
+
+def test_categories_are_the_units_and_seeds_only_where_there_are_few():
+    rows = [(c, s, v + 0.1 * s) for c, v in (("a", 0.0), ("b", 0.3), ("c", 0.6)) for s in (0, 1)]
+    values = pd.DataFrame(rows, columns=["category", "seed", "v"]).set_index(["category", "seed"])["v"]
+    found = over_units(values)
+    assert (found.n, found.unit) == (3, "categories") and found.value == pytest.approx(0.35)
+    assert found.high - found.value == pytest.approx(scipy_stats.t.ppf(0.975, 2) * 0.3 / np.sqrt(3))
+    few = over_units(values.drop("c", level="category"))
+    assert (few.n, few.unit) == (4, "seeds") and over_units(values[:0]) is None
 
 
 def test_mean_interval_is_the_t_interval():
@@ -94,7 +113,8 @@ def test_pairs_are_matched_by_category_and_seed_whatever_their_order():
 
 @pytest.mark.parametrize(
     "low, high, expected",
-    [(0.1, 0.3, SUPPORTED), (-0.3, -0.1, AGAINST), (-0.1, 0.2, UNDECIDED), (None, None, UNTESTED)],
+    [(0.1, 0.3, SUPPORTED), (-0.3, -0.1, AGAINST), (-0.1, 0.2, UNDECIDED), (-0.01, 0.02, NEGLIGIBLE),
+     (None, None, UNTESTED)],
 )
 def test_verdict_follows_from_the_interval(low, high, expected):
     assert verdict(Estimate(0.1, low, high, 5)) == expected

@@ -18,7 +18,7 @@ import advit.store as store_module
 from advit.data import data_digest, open_category
 from advit.errors import AdvitError, TrainingError
 from advit.profiles import PROFILES
-from advit.runs import METRICS, PATCHES, SHEET
+from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET
 from advit.store import code_digest, decisive_modules, make_spec, require_runs, statements, stored_record
 from advit.synthetic import write_dataset
 
@@ -74,7 +74,7 @@ def test_pictures_are_added_to_a_stored_run(category, tmp_path):
     folder, before = spec(category).folder(tmp_path), weights(spec(category).folder(tmp_path))
     assert stored_record(spec(category, pictures=True), tmp_path) is None
     require_runs([spec(category, pictures=True), spec(category)], tmp_path, CPU, processes=1, progress=False)
-    assert (folder / SHEET).exists() and weights(folder) == before
+    assert (folder / SHEET).exists() and (folder / EXAMPLE).exists() and weights(folder) == before
 
 
 def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from advit.cli import main
 from advit.errors import ConfigError
-from advit.verify import TOLERANCE, compare, verify
+from advit.verify import TOLERANCE, compare, public, verify
 
 TABLE = "category,value,text\na,0.5000,x [0.1]\nb,,y\n"
 
@@ -21,7 +21,7 @@ def test_equal_bytes_are_equal(tmp_path, exactly):
 
 
 def test_the_last_digit_counts_only_where_all_versions_agree(tmp_path):
-    near = TABLE.replace("0.5000", "0.5001").replace("0.1]", "0.2]")
+    near = TABLE.replace("0.5000", "0.5001").replace("0.1]", "0.1001]")
     assert compare(*pair(tmp_path, near), exactly=False) == ""
     assert compare(*pair(tmp_path, near), exactly=True) == "column value, row 1: 0.5001 instead of 0.5"
 
@@ -30,7 +30,15 @@ def test_a_larger_difference_counts_everywhere_and_is_named(tmp_path):
     far = TABLE.replace("0.5000", f"{0.5 + 2 * TOLERANCE:.4f}")
     assert "column value, row 1" in compare(*pair(tmp_path, far), exactly=False)
     assert "column value, row 2" in compare(*pair(tmp_path, TABLE.replace("b,,", "b,0.1,")), exactly=False)
-    assert "column text differs" in compare(*pair(tmp_path, TABLE.replace(",y", ",z")), exactly=True)
+    for exactly in (True, False):
+        assert "column text differs" in compare(*pair(tmp_path, TABLE.replace(",y", ",z")), exactly)
+        assert "column text differs" in compare(*pair(tmp_path, TABLE.replace("0.1]", "0.2]")), exactly)
+
+
+def test_verdicts_follow_from_numbers_and_builds_are_no_versions(tmp_path):
+    one, two = (f"value,verdict\n0.1,{word}\n" for word in ("supported", "undecided"))
+    assert compare(*pair(tmp_path, two, one), exactly=False) == "" != compare(*pair(tmp_path, two, one), exactly=True)
+    assert public({"torch": "2.13.0+cpu", "x": None}) == {"torch": "2.13.0", "x": None}
 
 
 def test_names_of_records_are_no_numbers(tmp_path):
