@@ -126,7 +126,8 @@ def localization_claims(runs: Runs, model: str) -> Iterator[Claim]:
     table = map_table(runs)
     for other, name in (("reconstruction", "reconstruction error"), ("discrepancy", "discrepancy")):
         yield Claim(
-            "C3", f"density map against {name}", f"the mixture density network localises (against: {name})", model,
+            "C3", f"density map against {name}, {model}",
+            f"the mixture density network localises (against: {name})", model,
             f"{FULL_NAMES['aupro_0.3']}, density map minus {name} map", paired(table, "aupro_0.3", "density", other),
         )  # fmt: skip
 

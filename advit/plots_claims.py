@@ -177,7 +177,7 @@ def claims_figure(names: Sequence[str], values: np.ndarray, verdicts: Sequence[s
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_xlabel("← against the claim      effect, 95 % interval      for the claim →")
+        ax.set_xlabel("← against     effect, 95 % interval     for →")
         ax.grid(axis="x", color="0.92")
         ax.set_axisbelow(True)
     return figure

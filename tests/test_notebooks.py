@@ -137,7 +137,8 @@ def test_a_good_run_removes_the_failed_copy(tmp_path):
 def test_ctrl_c_ends_run_and_kernel(tmp_path):
     source = write(tmp_path / "01_a.ipynb", "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)")
     code = (
-        "import sys; from pathlib import Path; from advit.notebooks import execute\n"
+        "import signal, sys; from pathlib import Path; from advit.notebooks import execute\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it\n"
         "source = Path(sys.argv[1])\n"
         "try: execute(source, source.parent / 'out' / 'a.ipynb', {}, environment={}, cwd=source.parent)\n"
         "except KeyboardInterrupt: sys.exit(77)"
