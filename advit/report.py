@@ -158,14 +158,13 @@ def notebook_pages(folder: Path, out: Path) -> list[dict[str, Any]]:
 
 
 def page_entry(path: Path, notebook: Any) -> dict[str, str]:
-    """Number and link of a page, its first heading, and the first question below that, if there is one."""
+    """Link of a page, its first heading, and the first question below that, if there is one."""
     text = "\n".join(cell.source for cell in notebook.cells[:1] if cell.cell_type == "markdown")
     plain = re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", lambda m: m[1] or "", text)
     heading = re.search(r"^#+\s+(.+)$", plain, re.MULTILINE)
     body = " ".join(plain[heading.end() if heading else 0 :].split())
     question = re.search(r"(?:^|(?<=[.!?:]\s))(?!Question\b)[^.!?:]*\?", body)
     return {
-        "number": path.name[:2],
         "href": f"notebooks/{quote(path.stem)}.html",
         "title": heading[1].strip() if heading else path.stem,
         "question": question[0] if question else "",

@@ -80,7 +80,7 @@ INDEX = """<!DOCTYPE html>
 {% endfor %}</nav>
 {%- if first %}<h2 id="summary">Summary</h2>{% for t in first %}{{ table_block(t) }}{% endfor %}{% endif %}
 {%- if pages or failed %}<h2 id="notebooks">Notebooks</h2><ul class="list">
-{%- for page in pages %}<li>{{ page.number }} <a href="{{ page.href }}">{{ page.title }}</a>
+{%- for page in pages %}<li><a href="{{ page.href }}">{{ page.title }}</a>
 {%- if page.question %}<p>{{ page.question }}</p>{% endif %}</li>{% endfor %}
 {%- for name in failed %}<li>{{ name }}<p>A cell failed: JupyterLab shows where.</p></li>{% endfor %}
 </ul>{% endif %}

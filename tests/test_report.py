@@ -102,7 +102,7 @@ def test_the_index_has_everything_in_order(pages):
         ("CSV", "tables/main.csv"), ("TEX", "tables/main.tex"), ("MD", "tables/main.md")
     ]  # fmt: skip
     assert [words(li) for li in index.select("ul li")] == [
-        "01 Two associations Do they differ?", "02 Second", "03_c.failed.ipynb A cell failed: JupyterLab shows where."
+        "Two associations Do they differ?", "Second", "03_c.failed.ipynb A cell failed: JupyterLab shows where."
     ]  # fmt: skip
     assert [img["alt"] for img in index.select(".gallery img")] == [f"Figure {EVIL}", "What <b>is</b> seen."]
     rows = [words(row) for row in index.select(".provenance tr")]
