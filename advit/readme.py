@@ -15,7 +15,7 @@ from advit.tables import FULL_NAMES, Table
 
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 MARKS = {
-    SUPPORTED: "yes", AGAINST: "**no**", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
+    SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
 CLAIMS = (
     "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no: "
@@ -49,7 +49,7 @@ def results_block(results: Path) -> str:
         CLAIMS,
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
-    return "\n".join(f"{part}\n" if i % 2 == 0 else part for i, part in enumerate(parts))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def methods_table(found: dict[str, Path]) -> pd.DataFrame:
@@ -89,7 +89,8 @@ def small_print(folder: Path) -> str:
     devices = sorted({r["provenance"]["training"]["device"] for r in main})
     seeds = sorted({r["provenance"]["seed"] for r in main})
     which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    times = f"{minutes[0]:.1f} to {minutes[-1]:.1f} minutes a run on {', '.join(devices)}"
+    span = dict.fromkeys(f"{m:.1f}" for m in (minutes[0], minutes[-1]))
+    times = f"{' to '.join(span)} minutes a run on {', '.join(devices)}"
     return f"{which}, {times}, {index['record'].nunique()} runs with the ablations"
 
 
