@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from advit.analysis import patch_groups
+from advit.map_comparison import kinds_table
 from advit.stats import Estimate, mean_superiority, over_units, paired, superiority, verdict
 from advit.study import Run, Runs, Study
 from advit.tables import FULL_NAMES
@@ -110,20 +111,9 @@ def minimax_claims(runs: Runs) -> Iterator[Claim]:
                 )  # fmt: skip
 
 
-def map_table(runs: Runs) -> pd.DataFrame:
-    """Metrics of every kind of map of every run, with ``variant`` the kind of map."""
-    rows = [
-        {"variant": kind, "category": run.category, "seed": run.seed, **{k: found.get(k) for k in KEYS}}
-        for run in runs
-        for kind, found in run.record.get("maps", {}).items()
-    ]
-    table = pd.DataFrame(rows, columns=["variant", "category", "seed", *KEYS])
-    return table.astype({k: float for k in KEYS})
-
-
 def localization_claims(runs: Runs, model: str) -> Iterator[Claim]:
     """C3: does the mixture density's map localise better than the reconstruction error's and the discrepancy's?"""
-    table = map_table(runs)
+    table = kinds_table(runs)
     for other, name in (("reconstruction", "reconstruction error"), ("discrepancy", "discrepancy")):
         yield Claim(
             "C3", f"density map against {name}, {model}",
