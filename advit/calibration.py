@@ -41,6 +41,11 @@ def fit_standardiser(maps: np.ndarray, how: str) -> Standardiser:
     - w <= 1/2, a texture or an unaligned object: one mean and sd for all, one-sided. A smooth patch is then no less
       typical than a textured one.
 
+    With ``how="shrunk"`` every position has its own mean and sd as far as the images support that, one-sided:
+    mean = m + a (m_u - m) and sd^2 = v + b (v_u - v), m and v over all positions, m_u and v_u at one. a and b are the
+    shares of the variance of m_u and of v_u between positions that n images do not explain by chance (empirical Bayes):
+    near 1 for an aligned object, near 0 for a texture, and small where images are few.
+
     ``how="image"`` is always the second, "none" is x -> x. A position's sd is at least LEAST_SD of the pooled one.
 
     Chosen: the paper is silent; scores of different units, and positions of different content, need a common unit.
@@ -58,8 +63,20 @@ def fit_standardiser(maps: np.ndarray, how: str) -> Standardiser:
     if how == "position" and share > 0.5 and n >= LEAST_IMAGES:
         floor = max(LEAST_SD * np.sqrt(within.mean()), 1e-12)
         return Standardiser(mean, np.maximum(np.sqrt(within), floor), share, two_sided=True)
+    if how == "shrunk" and n >= LEAST_IMAGES:
+        variance, chance = within.mean(), 2 * within.mean() ** 2 / (n - 1)  # of the variance of n normal values
+        a = share_beyond_chance(mean.var(), variance / (n - 1))
+        b = share_beyond_chance(within.var(), chance)
+        sd = np.sqrt(np.maximum(variance + b * (within - variance), LEAST_SD**2 * variance))
+        centre = maps.mean() + a * (mean - maps.mean())
+        return Standardiser(centre, np.maximum(sd, 1e-12), share, two_sided=False)
     sd = max(float(maps.std()), 1e-12)
     return Standardiser(np.full(shape, maps.mean()), np.full(shape, sd), share, two_sided=False)
+
+
+def share_beyond_chance(found: float, chance: float) -> float:
+    """Share of a variance between positions that is more than chance, in [0, 1]."""
+    return max(0.0, 1 - chance / found) if found > 0 else 0.0
 
 
 def held_out(count: int) -> list[int]:

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advit.cli_study import add_study_command, run_study
 from advit.config import CHOICES, PRESETS, ADViTConfig, parse_options, preset, with_options
 from advit.errors import AdvitError, ConfigError
 
@@ -82,6 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     device_options(localize)
 
     add_reproduce_commands(commands)
+    study = add_study_command(commands)
+    data_option(study)
+    device_options(study)
     add_data_commands(commands.add_parser("data", help="check, download or make data", **raw))
     return parser
 
@@ -257,6 +261,13 @@ def command_reproduce(args: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def command_study(args: argparse.Namespace) -> None:
+    from advit.synthetic import embedded_root
+
+    root = args.data or embedded_root()
+    run_study(args, root, chosen_categories(root, args.category or ["all"]), pick_device(args.device))
+
+
 def command_report(args: argparse.Namespace) -> None:
     from advit.report import build_report
 
@@ -310,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": command_evaluate,
         "localize": command_localize,
         "reproduce": command_reproduce,
+        "study": command_study,
         "report": command_report,
         "verify": command_verify,
         "data": command_data,

@@ -11,12 +11,13 @@ from advit.errors import ConfigError, nearest
 CHOICES = {
     "model": ("advit", "vt_adl"),
     "density_context": ("others", "self"),
-    "density_target": ("pixels", "encoded"),
+    "density_target": ("filters", "pixels", "encoded"),
+    "density_score": ("nll", "surprise"),
     "minimax": ("both", "maximise", "minimise", "none"),
     "precision": ("float32", "bfloat16", "float64", "auto"),
     "schedule": ("constant", "cosine"),
     "score": ("density", "reconstruction", "discrepancy", "association", "combined"),
-    "standardise": ("position", "image", "none"),
+    "standardise": ("shrunk", "position", "image", "none"),
 }
 
 
@@ -46,14 +47,17 @@ class ADViTConfig:
     noise_sd: float = option(0.2, "Gaussian noise on the encoded features, in training mode only")
     bottleneck: int = option(512, "length of the reconstruction vector")
     decoder_width: int = option(32, "channels of the decoder's first stage")
+    reconstruction_scale: int = option(1, "the reconstruction has 1 / this of the image's side; divides patch")
 
     components: int = option(10, "Gaussians K of the mixture")
     density_context: str = option("self", "the mixture of a patch is predicted from: self, or others (patch masked)")
-    density_target: str = option("encoded", "the vector whose density is predicted: encoded features or patch pixels")
+    density_target: str = option("encoded", "whose density is predicted: encoded features, patch pixels, or filters")
+    target_cells: int = option(1, "places per side of a patch with a density of their own, for density_target=filters")
     target_dim: int = option(24, "whitened principal components kept of the patch pixels")
     density_hidden: int = option(0, "hidden width of the density network; 0 for linear heads")
     log_variance_floor: float = option(-7.0, "lower bound of the mixture's log-variances")
     mask_share: float = option(0.5, "share of patches masked, in training and scoring, with density_context=others")
+    mask_blocks: str = option("1", "sides in patches of the squares that are masked, like 1,2,4,all; all masks all")
 
     mse_weight: float = option(5.0, "weight of the reconstruction's mean squared error")
     ssim_weight: float = option(0.5, "weight of the reconstruction's SSIM")
@@ -74,7 +78,8 @@ class ADViTConfig:
     precision: str = option("float32", "of matrix products; float64: of all; auto: bfloat16 where the device has it")
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
-    standardise: str = option("image", "statistics maps are put in units of: position (where it matters), image, none")
+    density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")
+    standardise: str = option("image", "unit of a map: its statistics per position (position, shrunk) or image, or none")
     mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis, woven into a map this many times as fine")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
@@ -89,6 +94,11 @@ class ADViTConfig:
         """Patches along one side, g = H / p."""
         return self.image_size // self.patch
 
+    @property
+    def block_sides(self) -> list[int]:
+        """Sides of the masked squares in patches; "all" is the whole grid. Raises ValueError for anything else."""
+        return [self.grid if part == "all" else int(part) for part in self.mask_blocks.split(",")]
+
     def validate(self) -> None:
         """Check every option against its type, its choices and the others."""
         for f in fields(self):
@@ -102,12 +112,14 @@ class ADViTConfig:
             if kind in (int, float) and f.name != "log_variance_floor" and not 0 <= value < float("inf"):
                 raise ConfigError(f"{f.name}={value}: must be a finite number, zero or more.")
         positive = "image_size patch dim depth heads mlp_dim sigma_max bottleneck decoder_width components target_dim"
-        for name in [*positive.split(), "epochs", "batch_size", "learning_rate", "mask_draws", "score_shifts",
-                     "evaluation_size", "smoothing_eps"]:
+        positive += " epochs batch_size learning_rate mask_draws score_shifts target_cells reconstruction_scale"
+        for name in [*positive.split(), "evaluation_size", "smoothing_eps"]:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be above zero.")
         if self.image_size % self.patch:
             raise ConfigError(f"image_size={self.image_size} is not a multiple of patch={self.patch}.")
+        if self.patch % self.reconstruction_scale:
+            raise ConfigError(f"reconstruction_scale={self.reconstruction_scale} does not divide patch={self.patch}.")
         if self.dim % self.heads:
             raise ConfigError(f"dim={self.dim} is not a multiple of heads={self.heads}.")
         if not self.smoothing_eps < 1 or not 0 < self.mask_share < 1 or not self.top_share <= 1:
@@ -118,12 +130,22 @@ class ADViTConfig:
                 f"score_shifts={self.score_shifts}: the shifts of patch={self.patch} would not be whole pixels. "
                 "Use 1, 2 or 4 with a patch divisible by 4 or 8."
             )
+        try:
+            possible = all(1 <= side <= self.grid for side in self.block_sides)
+        except ValueError:
+            possible = False
+        if not possible:
+            raise ConfigError(f"mask_blocks={self.mask_blocks}: sides from 1 to {self.grid}, or all, as in 1,2,all.")
+        if self.target_cells > 1 and (self.density_target != "filters" or self.score_shifts > 1):
+            raise ConfigError("target_cells above 1 needs density_target=filters and score_shifts=1.")
+        if self.density_target == "filters" and self.patch < 4 * self.target_cells:
+            raise ConfigError(f"target_cells={self.target_cells}: places of patch={self.patch} are under 4 pixels.")
         if self.shift >= self.image_size:
             raise ConfigError(f"shift={self.shift}: must be below image_size={self.image_size}.")
         if not -50 <= self.log_variance_floor <= 0:
             raise ConfigError(f"log_variance_floor={self.log_variance_floor}: must lie between -50 and 0.")
         if self.score == "combined" and self.standardise == "none":
-            raise ConfigError("score=combined adds maps of different units: set standardise=image or position.")
+            raise ConfigError("score=combined adds maps of different units: set standardise=image, position or shrunk.")
         if self.model == "vt_adl" and (self.mse_weight, self.ssim_weight, self.density_weight) != (5.0, 0.5, 1.0):
             raise ConfigError("model=vt_adl has the public weights 5, 0.5 and 1; they cannot be set.")
         if self.model == "vt_adl" and self.score in ("discrepancy", "association"):
@@ -166,11 +188,11 @@ PRESETS: dict[str, ADViTConfig] = {
     "paper": ADViTConfig(),
     "vt_adl": ADViTConfig(model="vt_adl", minimax="none", minimax_lambda=0.0, standardise="none"),
     "quick": ADViTConfig(
-        image_size=128, patch=8, dim=128, depth=4, heads=4, mlp_dim=256, sigma_max=8.0, bottleneck=128,
-        components=5, density_context="others", density_target="pixels", target_dim=24, density_hidden=128,
-        minimax_lambda=0.001, epochs=75, max_steps=1800, batch_size=8, learning_rate=1e-3, weight_decay=1e-5,
-        schedule="cosine", gradient_clip=1.0, shift=4, brightness=0.05, precision="auto", standardise="position",
-        score_shifts=2, map_sigma=8.0,
+        image_size=256, patch=16, dim=96, depth=3, heads=4, mlp_dim=192, sigma_max=8.0, bottleneck=128,
+        decoder_width=16, reconstruction_scale=2, components=3, density_context="others", density_target="filters",
+        target_cells=2, density_hidden=128, log_variance_floor=-4.0, mask_blocks="1,2,4,all", minimax_lambda=0.001,
+        epochs=300, max_steps=900, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
+        brightness=0.05, precision="auto", density_score="surprise", standardise="position", map_sigma=8.0,
     ),
 }  # fmt: skip
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from advit.augment import translate
 from advit.detector import Detector
-from advit.mdn import mixture_nll
+from advit.masks import scoring_masks
 from advit.metrics import rank, region_weights
+from advit.networks import by_place
 from advit.patches import patchify, unpatchify
-from advit.precision import full_precision, unit_images
-from advit.scoring import complementary_masks, pixel_maps, shift_offsets
+from advit.precision import unit_images
+from advit.scoring import pixel_maps, shift_offsets
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class DensitySteps:
 def density_steps(detector: Detector, image: Tensor, mask: ArrayLike) -> DensitySteps:
     """Take one uint8 image ``(3, H, H)`` with its mask ``(E, E)`` through all steps of the density map.
 
-    The same shifts and masks as in scoring, so that ``smoothed`` is the detector's own map; with several
-    ``mask_draws`` the NLL is the mean over all and the mixture that of the last.
+    The same shifts and masks as in scoring, so that ``smoothed`` is the detector's own map; with several sets of masks
+    the NLL (or its surprise) is the mean over all and the mixture that of the first.
 
     Raises:
         ValueError: for ``vt_adl``.
@@ -73,20 +74,20 @@ def density_steps(detector: Detector, image: Tensor, mask: ArrayLike) -> Density
 
 @torch.inference_mode()
 def mixtures(network: nn.Module, images: Tensor, seed: int = 0) -> dict[str, np.ndarray | None]:
-    """Mixture, miss, expected pixels and NLL of one image ``(1, 3, H, H)``, each patch read where it was hidden."""
+    """Mixture, miss, expected pixels and density score of one image ``(1, 3, H, H)``, each read where it was hidden."""
     config = network.eval().config
-    g, s = config.grid, config.score_shifts
+    g, s, c = config.grid, config.score_shifts, config.target_cells
     generator, offsets = torch.Generator().manual_seed(seed), shift_offsets(config.patch, s)
-    draws = config.mask_draws if config.density_context == "others" else 1
     parts: list[dict[str, Tensor]] = []
     for dy in offsets:
         for dx in offsets:
-            moved, part = translate(images, [(-dy, -dx)]), {}
-            for _ in range(draws):
-                found = _one_draw(network, moved, generator)
-                found["nll"] = part.get("nll", 0) + found["nll"] / draws
-                part = found
-            parts.append({k: rearrange(v, "(gh gw) ... -> gh gw ...", gh=g) for k, v in part.items()})
+            moved, sets = translate(images, [(-dy, -dx)]), [None]
+            if config.density_context == "others":
+                sets = scoring_masks(config, generator)
+            found = [_one_set(network, moved, masks) for masks in sets]
+            found[0]["nll"] = torch.stack([f["nll"] for f in found]).mean(dim=0)
+            order = "(gh gw cy cx) ... -> (gh cy) (gw cx) ..."
+            parts.append({k: rearrange(v, order, gh=g, gw=g, cy=c, cx=c) for k, v in found[0].items()})
     weave = "(sy sx) gh gw ... -> (gh sy) (gw sx) ..."
     fine = {k: rearrange(torch.stack([p[k] for p in parts]), weave, sy=s).numpy() for k in parts[0]}
     if "expected" not in fine:
@@ -96,28 +97,25 @@ def mixtures(network: nn.Module, images: Tensor, seed: int = 0) -> dict[str, np.
     return {**fine, "expected": painted.permute(1, 2, 0).numpy()}
 
 
-def _one_draw(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Mixture of every patch ``(N, ...)`` of one image from one set of complementary masks."""
-    config, n = network.config, network.config.grid**2
-    masks: list[Tensor | None] = [None]
-    if config.density_context == "others":
-        masks = list(complementary_masks(n, config.mask_share, generator).to(images.device))
+def _one_set(network: nn.Module, images: Tensor, masks: Tensor | None) -> dict[str, Tensor]:
+    """Mixture of every place ``(N places, ...)`` of one image from one set of complementary masks."""
+    config = network.config
     total: dict[str, Tensor] = {}
-    for mask in masks:
+    for mask in [None] if masks is None else masks.to(images.device):
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             encoded, _ = network.encode(images, None if mask is None else mask[None])
-            target = network.target(images) if network.target is not None else full_precision(encoded)
-            mixture = network.density(encoded)
-        weight, dimensions = mixture.log_weight.exp(), target.shape[-1]
+            target, mixture = network.density_target(images, encoded), network.density(encoded)
+            score = network.patch_nll(encoded, target, config.density_score)
+        weight = mixture.log_weight.exp()
         centre = (weight[..., None] * mixture.mean).sum(dim=-2)
         found = {
             "weight": weight, "mean": mixture.mean, "log_variance": mixture.log_variance,
-            "miss": (target - centre).square().mean(dim=-1), "nll": mixture_nll(target, mixture) / dimensions,
+            "miss": (target - centre).square().mean(dim=-1), "nll": score,
         }  # fmt: skip
-        if network.target is not None:
+        if config.density_target == "pixels":
             found["expected"] = _centres(network, centre)
         for name, value in found.items():
-            chosen = 1.0 if mask is None else mask.reshape(-1, *[1] * (value.ndim - 2))
+            chosen = 1.0 if mask is None else by_place(mask, config).reshape(-1, *[1] * (value.ndim - 2))
             total[name] = total.get(name, 0) + value[0].float().cpu() * torch.as_tensor(chosen).cpu()
     return total
 

@@ -25,6 +25,19 @@ class Mixture:
     log_variance: Tensor
 
 
+def expected_nll(mixture: Mixture) -> Tensor:
+    """What a mixture expects the NLL of its own samples to be, at most, in nats: ``(batch, N)``.
+
+    sum_k pi_k (-log pi_k + 1/2 sum_d (1 + log 2 pi + log var_kd)): the mean entropy of the Gaussians plus that of the
+    weights. It is the entropy -E[log p] itself for K = 1 and for Gaussians that do not overlap, else an upper bound.
+    NLL minus this is the surprise: 0 on average where the mixture is right, however uncertain it is.
+
+    Source: Huber et al. 2008, eq. 8 (upper bound on a mixture's entropy). Test: tests/test_eq_mdn.py
+    """
+    entropy = 0.5 * (1 + math.log(2 * math.pi) + mixture.log_variance).sum(dim=-1)
+    return (mixture.log_weight.exp() * (entropy - mixture.log_weight)).sum(dim=-1)
+
+
 def mixture_nll(target: Tensor, mixture: Mixture) -> Tensor:
     """Negative log-likelihood -log sum_k pi_k N(z; mu_k, diag var_k) of every patch, in nats.
 
@@ -53,29 +66,31 @@ class MixtureDensityNetwork(nn.Module):
         components: K.
         hidden: width of one hidden layer (GELU); 0 for the linear heads of VT-ADL.
         log_variance_floor: lower bound of every log-variance, approached smoothly.
+        places: mixtures per patch, each of its own place in the patch.
 
     Source: VT-ADL, section III (Gaussian approximation). Test: tests/test_eq_mdn.py
     """
 
     def __init__(
-        self, *, in_dim: int, target_dim: int, components: int, hidden: int, log_variance_floor: float
+        self, *, in_dim: int, target_dim: int, components: int, hidden: int, log_variance_floor: float, places: int = 1
     ) -> None:
         super().__init__()
         self.components, self.target_dim, self.log_variance_floor = components, target_dim, log_variance_floor
         self.body = nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU()) if hidden else nn.Identity()
         width = hidden or in_dim
-        self.to_weight = nn.Linear(width, components)
-        self.to_mean = nn.Linear(width, components * target_dim)
-        self.to_log_variance = nn.Linear(width, components * target_dim)
+        self.to_weight = nn.Linear(width, places * components)
+        self.to_mean = nn.Linear(width, places * components * target_dim)
+        self.to_log_variance = nn.Linear(width, places * components * target_dim)
         nn.init.constant_(self.to_log_variance.bias, -log_variance_floor)  # softplus(x) ~ x: log-variance 0
 
     def forward(self, features: Tensor) -> Mixture:
-        """``(batch, N, in_dim)`` features to the mixture of every patch."""
+        """``(batch, N, in_dim)`` features to the mixtures of every place, ``(batch, N places, ...)``."""
         h = self.body(features)
-        split = "b n (k d) -> b n k d"
-        raw = rearrange(full_precision(self.to_log_variance(h)), split, k=self.components)
+        split, sizes = "b n (s k d) -> b (n s) k d", {"k": self.components, "d": self.target_dim}
+        raw = rearrange(full_precision(self.to_log_variance(h)), split, **sizes)
+        weight = rearrange(full_precision(self.to_weight(h)), "b n (s k) -> b (n s) k", k=self.components)
         return Mixture(
-            log_weight=F.log_softmax(full_precision(self.to_weight(h)), dim=-1),
-            mean=rearrange(full_precision(self.to_mean(h)), split, k=self.components),
+            log_weight=F.log_softmax(weight, dim=-1),
+            mean=rearrange(full_precision(self.to_mean(h)), split, **sizes),
             log_variance=self.log_variance_floor + F.softplus(raw),
         )

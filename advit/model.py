@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from advit.attention import AnomalyAttention, Associations
 from advit.config import ADViTConfig
 from advit.decoder import Decoder, ReconstructionVector
-from advit.mdn import MixtureDensityNetwork, mixture_nll
+from advit.filters import FEATURES
+from advit.mdn import MixtureDensityNetwork, expected_nll, mixture_nll
 from advit.patches import patchify, position_waves
 from advit.precision import full_precision
-from advit.targets import PixelTarget
+from advit.targets import FilterTarget, PixelTarget
 
 CHANNELS = 3
 
@@ -22,8 +23,8 @@ CHANNELS = 3
 class ADViTOutput:
     """What one forward pass gives. N patches, width d.
 
-    ``encoded (batch, N, d)`` before noise; ``reconstruction (batch, 3, H, H)`` in [0, 1]; ``nll (batch, N)`` in
-    nats per dimension; ``associations``: one per layer.
+    ``encoded (batch, N, d)`` before noise; ``reconstruction (batch, 3, R, R)`` in [0, 1], R = H / reconstruction_scale;
+    ``nll (batch, N places)`` in nats per dimension; ``associations``: one per layer.
     """
 
     encoded: Tensor
@@ -73,19 +74,26 @@ class ADViT(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.to_vector = ReconstructionVector(tokens=n, dim=d, out_dim=config.bottleneck)
         self.decoder = Decoder(
-            in_dim=config.bottleneck, image_size=config.image_size, channels=CHANNELS, width=config.decoder_width
+            in_dim=config.bottleneck,
+            image_size=config.image_size // config.reconstruction_scale,
+            channels=CHANNELS,
+            width=config.decoder_width,
         )
-        pixels = config.density_target == "pixels"
-        self.target = None
-        if pixels:
-            self.target = PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=config.target_dim)
+        self.target, width = None, d
+        if config.density_target == "pixels":
+            width = config.target_dim
+            self.target = PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=width)
+        elif config.density_target == "filters":
+            width = FEATURES
+            self.target = FilterTarget(image_size=config.image_size, grid=config.grid, cells=config.target_cells)
         self.mask_token = nn.Parameter(torch.zeros(d)) if config.density_context == "others" else None
         self.density = MixtureDensityNetwork(
             in_dim=d,
-            target_dim=config.target_dim if pixels else d,
+            target_dim=width,
             components=config.components,
             hidden=config.density_hidden,
             log_variance_floor=config.log_variance_floor,
+            places=config.target_cells**2,
         )
 
     def encode(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Associations]]:
@@ -110,15 +118,23 @@ class ADViT(nn.Module):
         return ADViTOutput(
             encoded=encoded,
             reconstruction=self.reconstruct(features),
-            nll=self.patch_nll(features, images, encoded),
+            nll=self.patch_nll(features, self.density_target(images, encoded)),
             associations=associations,
         )
 
     def reconstruct(self, features: Tensor) -> Tensor:
-        """Features ``(batch, N, d)`` to the reconstruction ``(batch, 3, H, H)`` in [0, 1]."""
+        """Features ``(batch, N, d)`` to the reconstruction ``(batch, 3, R, R)`` in [0, 1]."""
         return self.decoder(self.to_vector(features))
 
-    def patch_nll(self, features: Tensor, images: Tensor, encoded: Tensor) -> Tensor:
-        """Density score: NLL of every patch's target under its mixture, in nats per dimension, ``(batch, N)``."""
-        target = self.target(images) if self.target is not None else full_precision(encoded).detach()
-        return mixture_nll(target, self.density(features)) / target.shape[-1]
+    def density_target(self, images: Tensor, encoded: Tensor) -> Tensor:
+        """What the mixtures describe: ``(batch, N places, D)``, fixed features of the images or the encoded ones."""
+        return self.target(images) if self.target is not None else full_precision(encoded).detach()
+
+    def patch_nll(self, features: Tensor, target: Tensor, score: str = "nll") -> Tensor:
+        """NLL of every place's target under its mixture, in nats per dimension, ``(batch, N places)``.
+
+        ``score="surprise"``: less what the mixture expects of it (:func:`advit.mdn.expected_nll`).
+        """
+        mixture = self.density(features)
+        nll = mixture_nll(target, mixture)
+        return (nll - expected_nll(mixture) if score == "surprise" else nll) / target.shape[-1]

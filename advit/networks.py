@@ -6,10 +6,13 @@ from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from advit.augment import augment
 from advit.config import ADViTConfig
 from advit.discrepancy import association_discrepancy, minimax_discrepancy
 from advit.losses import reconstruction_loss
+from advit.masks import random_masks
 from advit.model import ADViT
 from advit.patches import patchify
 from advit.vt_adl import VTADL, public_patch_nll, vt_adl_loss
@@ -35,11 +38,28 @@ def public_network(config: ADViTConfig) -> VTADL:
     return network
 
 
-def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: int) -> None:
-    """Fit the fixed part of the network (the pixel target's whitening) to all defect-free training images."""
-    target = getattr(network, "target", None)
-    if target is not None:
-        target.fit(load([i]).float() / 255 for i in range(count))
+FIT_COPIES = 5  # of every training image, changed as in training, besides the image itself
+
+
+def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: int, seed: int = 0) -> None:
+    """Fit the fixed part of the network (the target's whitening) to all defect-free training images.
+
+    Filters see each image also moved and brightened as in training, so that a place's statistics allow for that.
+    """
+    config, target = network.config, getattr(network, "target", None)
+    if target is None:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    changed = config.density_target == "filters" and (config.shift or config.brightness)
+
+    def copies(index: int) -> Tensor:
+        image = load([index]).float() / 255
+        if not changed:
+            return image
+        moved = augment(image.expand(FIT_COPIES, -1, -1, -1), config.shift, config.brightness, generator)
+        return torch.cat([image, moved])
+
+    target.fit(copies(i) for i in range(count))
 
 
 def training_terms(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -56,21 +76,26 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     batch, n, mask = len(images), config.grid**2, None
     noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator, dtype=images.dtype)
     if config.density_context == "others":
-        mask = random_masks(batch, n, config.mask_share, generator).to(images.device)
+        mask = random_masks(config, batch, generator).to(images.device)
     out = network(images, mask, noise.to(images.device))
     reconstruction, mse, similarity = reconstruction_loss(
-        images, out.reconstruction, config.mse_weight, config.ssim_weight
+        shrunk(images, config), out.reconstruction, config.mse_weight, config.ssim_weight
     )
     discrepancy = minimax_discrepancy(out.associations, config.smoothing_eps, config.minimax)
-    density = out.nll[mask].mean() if mask is not None else out.nll.mean()
+    density = out.nll[by_place(mask, config)].mean() if mask is not None else out.nll.mean()
     total = 2 * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
     return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
 
 
-def random_masks(batch: int, patches: int, share: float, generator: torch.Generator) -> Tensor:
-    """One random mask per image ``(batch, N)``, hiding this share of the patches. Test: tests/test_training.py"""
-    rank = torch.rand(batch, patches, generator=generator).argsort(dim=-1).argsort(dim=-1)
-    return rank < max(1, round(share * patches))
+def shrunk(images: Tensor, config: ADViTConfig) -> Tensor:
+    """Images at the size of the reconstruction: means of squares of pixels."""
+    scale = config.reconstruction_scale
+    return images if scale == 1 else F.avg_pool2d(images, scale)
+
+
+def by_place(values: Tensor, config: ADViTConfig) -> Tensor:
+    """Values per patch ``(..., N)`` repeated for every place of the patch, ``(..., N places)``."""
+    return values.repeat_interleave(config.target_cells**2, dim=-1)
 
 
 def public_patch_scores(network: VTADL, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
@@ -86,12 +111,17 @@ def public_patch_scores(network: VTADL, images: Tensor, wanted: Collection[str])
 
 
 def patch_scores(
-    network: nn.Module, images: Tensor, mask: Tensor | None = None, wanted: Collection[str] = SCORES
+    network: nn.Module,
+    images: Tensor,
+    mask: Tensor | None = None,
+    wanted: Collection[str] = SCORES,
+    target: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The wanted scores of every patch, ``(batch, N)`` each; high means abnormal, except the discrepancy.
 
-    density: NLL_i, in nats per dimension; reconstruction: e_i, mean squared error of the patch;
-    discrepancy: AD_i in nats; association: softmax_i(-AD) e_i (Anomaly Transformer, eq. 6).
+    density: NLL_i or its surprise, in nats per dimension, of every place, ``(batch, N places)``; reconstruction: e_i, mean squared error of the patch;
+    discrepancy: AD_i in nats; association: softmax_i(-AD) e_i (Anomaly Transformer, eq. 6). ``target``: of the density,
+    if it is known already.
     ``vt_adl`` has no prior-association and gives the first two.
 
     Test: tests/test_scoring.py
@@ -102,9 +132,11 @@ def patch_scores(
     encoded, associations = network.encode(images, mask)
     scores: dict[str, Tensor] = {}
     if "density" in wanted:
-        scores["density"] = network.patch_nll(encoded, images, encoded)
+        target = network.density_target(images, encoded) if target is None else target
+        scores["density"] = network.patch_nll(encoded, target, config.density_score)
     if {"reconstruction", "association"} & set(wanted):
-        error = patchify(images, config.patch) - patchify(network.reconstruct(encoded), config.patch)
+        side = config.patch // config.reconstruction_scale
+        error = patchify(shrunk(images, config), side) - patchify(network.reconstruct(encoded), side)
         scores["reconstruction"] = error.square().mean(dim=-1)
     if {"discrepancy", "association"} & set(wanted):
         scores["discrepancy"] = association_discrepancy(associations, config.smoothing_eps)

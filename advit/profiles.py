@@ -9,13 +9,12 @@ from advit.config import PRESETS, ADViTConfig, with_options
 from advit.errors import ConfigError, nearest
 
 TINY = dict(
-    image_size=32, patch=8, dim=24, depth=2, heads=2, mlp_dim=32, sigma_max=4.0, bottleneck=16, decoder_width=16,
-    components=3, target_dim=8, density_hidden=16, epochs=24, max_steps=48, batch_size=6, precision="float64",
-    shift=1, score_shifts=2, evaluation_size=64, learning_rate=3e-3,
+    image_size=32, patch=8, dim=24, depth=2, heads=2, mlp_dim=32, sigma_max=4.0, bottleneck=16, density_hidden=16,
+    epochs=24, max_steps=48, batch_size=6, precision="float64", shift=1, evaluation_size=64, learning_rate=3e-3,
 )  # fmt: skip
 SMALL = dict(
-    image_size=64, patch=8, dim=48, depth=2, heads=4, mlp_dim=96, sigma_max=4.0, bottleneck=48, density_hidden=48,
-    decoder_width=16, batch_size=8, max_steps=120, shift=2, evaluation_size=128, precision="float32",
+    image_size=128, patch=16, dim=48, depth=2, heads=4, mlp_dim=96, sigma_max=4.0, bottleneck=48, density_hidden=48,
+    max_steps=200, shift=2, evaluation_size=128, precision="float32",
 )  # fmt: skip
 
 

@@ -67,14 +67,18 @@ def train_run(
         require_identity(read_config(out), identity, out)
     network = build_network(config, seed)
     start = time.monotonic()
-    fit_target(network, train.batch, len(category.train))
-    network.to(device)
-    write_json(out / CONFIG, {"preset": preset, "data_root": str(category.root.parent.resolve()), **identity})
     kept_out = held_out(len(category.train))
     used = sorted(set(range(len(category.train))) - set(kept_out))
+
+    def load(indices: list[int]) -> torch.Tensor:
+        return train.batch([used[i] for i in indices])
+
+    fit_target(network, load, len(used), seed)
+    network.to(device)
+    write_json(out / CONFIG, {"preset": preset, "data_root": str(category.root.parent.resolve()), **identity})
     fit(
         network,
-        lambda indices: train.batch([used[i] for i in indices]),
+        load,
         [category.train[i].path.name for i in used],
         seed=seed,
         device=device,

@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from advit.augment import translate
-from advit.networks import SCORES, patch_scores
+from advit.masks import scoring_masks
+from advit.networks import SCORES, by_place, patch_scores
 from advit.patches import patch_map_to_pixels
 from advit.precision import unit_images
-
-
-def complementary_masks(patches: int, share: float, generator: torch.Generator) -> Tensor:
-    """Random masks that together hide every patch exactly once: ``(groups, N)`` with about 1 / share groups.
-
-    Test: tests/test_scoring.py
-    """
-    groups = max(2, round(1 / share))
-    rank = torch.randperm(patches, generator=generator)
-    return torch.stack([rank % groups == g for g in range(groups)])
 
 
 def shift_offsets(patch: int, shifts: int) -> list[int]:
@@ -36,7 +27,9 @@ def shift_offsets(patch: int, shifts: int) -> list[int]:
 def score_batch(
     network: nn.Module, images: Tensor, seed: int = 0, wanted: Collection[str] = SCORES
 ) -> dict[str, Tensor]:
-    """Scores of ``images (batch, 3, H, H)`` on the fine grid: ``(batch, G, G)`` each, G = score_shifts * H / p.
+    """Scores of ``images (batch, 3, H, H)`` on the fine grid: ``(batch, G, G)`` each.
+
+    G = score_shifts * target_cells * H / p.
 
     With density_context="others" the density of a patch is read where that patch was masked, its discrepancy where
     it was not (its query is then its own); the other scores are averaged over the masks. The masks follow from ``seed``
@@ -46,7 +39,7 @@ def score_batch(
     """
     config, parts = network.config, []
     generator = torch.Generator().manual_seed(seed)
-    offsets = shift_offsets(config.patch, config.score_shifts)
+    offsets, places = shift_offsets(config.patch, config.score_shifts), (config.grid * config.target_cells) ** 2
     for dy in offsets:
         for dx in offsets:
             # The content moves by -offset, so that patch centres lie at +offset in the image's own frame.
@@ -54,27 +47,27 @@ def score_batch(
             total: dict[str, Tensor] = {}
             for scores, share in _passes(network, moved, generator, wanted):
                 for name, value in scores.items():
+                    value = value if value.shape[-1] == places else by_place(value, config)
                     total[name] = total.get(name, 0) + value.float() * share[name]
             parts.append(total)
-    s, g = config.score_shifts, config.grid
-    weave = "(sy sx) b (gh gw) -> b (gh sy) (gw sx)"
-    return {k: rearrange(torch.stack([p[k] for p in parts]), weave, sy=s, sx=s, gh=g, gw=g) for k in parts[0]}
+    weave = "(sy sx) b (gh gw cy cx) -> b (gh cy sy) (gw cx sx)"
+    sizes = {"sy": config.score_shifts, "gh": config.grid, "gw": config.grid, "cy": config.target_cells}
+    return {k: rearrange(torch.stack([p[k] for p in parts]), weave, **sizes, cx=sizes["cy"]) for k in parts[0]}
 
 
 def _passes(network: nn.Module, images: Tensor, generator: torch.Generator, wanted: Collection[str]):
     """Scores of every pass over a batch, and each score's share in the sum."""
     config = network.config
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-        if config.density_context != "others":
+        if config.density_context != "others" or config.model == "vt_adl":
             yield patch_scores(network, images, None, wanted), dict.fromkeys(SCORES, 1.0)
             return
-        for _ in range(config.mask_draws):
-            masks = complementary_masks(config.grid**2, config.mask_share, generator).to(images.device)
-            for mask in masks:
-                share = dict.fromkeys(SCORES, 1 / (config.mask_draws * len(masks)))
-                share["density"] = mask / config.mask_draws
-                share["discrepancy"] = ~mask / (config.mask_draws * (len(masks) - 1))
-                yield patch_scores(network, images, mask.expand(len(images), -1), wanted), share
+        masks = torch.cat(scoring_masks(config, generator)).to(images.device)
+        target = network.target(images) if network.target is not None else None  # the same in every pass
+        hidden, shown = (by_place(m, config) / by_place(m, config).sum(dim=0).clamp_min(1) for m in (masks, ~masks))
+        for i, mask in enumerate(masks):
+            share = dict.fromkeys(SCORES, 1 / len(masks)) | {"density": hidden[i], "discrepancy": shown[i]}
+            yield patch_scores(network, images, mask.expand(len(images), -1), wanted, target), share
 
 
 def score_images(

@@ -1,13 +1,17 @@
-"""What the density describes: whitened principal components of the patch pixels."""
+"""What the density describes: whitened principal components of the patch pixels, or whitened filter responses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
+from advit.filters import FEATURES, FilterBank
 from advit.patches import patchify
+
+LEAST_CHANGE = 0.01  # sd of a logarithmic feature: a change of one percent is never judged
 
 
 class PixelTarget(nn.Module):
@@ -53,3 +57,54 @@ class PixelTarget(nn.Module):
         largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
         self.mean.copy_(mean)
         self.whitening.copy_(vectors * largest.sign() / values.sqrt())
+
+
+class FilterTarget(nn.Module):
+    """z_u = W_u (f_u - m_u): the filter features of each place u, white among defect-free images at that place.
+
+    A patch has ``cells`` x ``cells`` places; a place's 15 features are those of :class:`advit.filters.FilterBank`. m_u
+    and C_u are mean and covariance over training images, C_u shrunk towards the mean covariance of all places,
+
+        C_u <- (n C_u + F C_pooled) / (n + F) + 0.01^2 I,    W_u^T W_u = C_u^-1
+
+    with n images and F = 15: the posterior mean under an inverse Wishart prior worth F images. So |z_u|^2 is what the
+    classical floor "per-position Gaussian of Gabor features" measures, and a mixture that has learnt nothing yet, one
+    standard Gaussian at every place, starts there.
+
+    Args:
+        image_size: H. grid: patches along one side. cells: places along one side of a patch.
+
+    Chosen: the paper does not say what its density describes. Test: tests/test_eq_targets.py
+    """
+
+    def __init__(self, *, image_size: int, grid: int, cells: int) -> None:
+        super().__init__()
+        places = (grid * cells) ** 2
+        self.cells, self.bank = cells, FilterBank(image_size=image_size, grid=grid * cells)
+        self.register_buffer("mean", torch.zeros(places, FEATURES))
+        self.register_buffer("whitening", torch.zeros(places, FEATURES, FEATURES))
+
+    def features(self, images: Tensor) -> Tensor:
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 15)``; the places of a patch follow each other."""
+        order = "b d (gh i) (gw j) -> b (gh gw i j) d"
+        return rearrange(self.bank(images), order, i=self.cells, j=self.cells)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 15)`` targets."""
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.einsum("bud,ude->bue", self.features(images) - self.mean, self.whitening)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Set m and W from batches of defect-free images, in float64, one pass (Welford's update)."""
+        count, mean, total = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.whitening).double()
+        for images in batches:
+            for f in self.features(images.to(self.bank.mean.dtype)).double():
+                count += 1
+                delta = f - mean
+                mean += delta / count
+                total += delta[:, :, None] * (f - mean)[:, None, :]
+        shrunk = (total + FEATURES * total.mean(dim=0) / count) / (count + FEATURES)
+        covariance = shrunk + LEAST_CHANGE**2 * torch.eye(FEATURES, dtype=torch.float64, device=total.device)
+        self.mean.copy_(mean)
+        self.whitening.copy_(torch.linalg.cholesky(torch.linalg.inv(covariance)))

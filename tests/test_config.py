@@ -49,6 +49,52 @@ def test_bad_options_are_named(options, message):
     assert message in str(error.value)
 
 
+SQUARES = "sides from 1 to 8, or all, as in 1,2,all."
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"target_cells": 0}, "target_cells=0: must be above zero."),
+        ({"target_cells": 2}, "target_cells above 1 needs density_target=filters and score_shifts=1."),
+        (
+            {"target_cells": 2, "density_target": "filters", "score_shifts": 2},
+            "target_cells above 1 needs density_target=filters and score_shifts=1.",
+        ),
+        (
+            {"target_cells": 17, "density_target": "filters"},
+            "target_cells=17: places of patch=64 are under 4 pixels.",
+        ),
+        (
+            {"patch": 2, "target_dim": 12, "density_target": "filters"},
+            "target_cells=1: places of patch=2 are under 4 pixels.",
+        ),
+        ({"mask_blocks": "9"}, f"mask_blocks=9: {SQUARES}"),
+        ({"mask_blocks": "1,0"}, f"mask_blocks=1,0: {SQUARES}"),
+        ({"mask_blocks": "1,-2"}, f"mask_blocks=1,-2: {SQUARES}"),
+        ({"mask_blocks": "1,,2"}, f"mask_blocks=1,,2: {SQUARES}"),
+        ({"mask_blocks": "1,most"}, f"mask_blocks=1,most: {SQUARES}"),
+        ({"mask_blocks": ""}, f"mask_blocks=: {SQUARES}"),
+        ({"mask_blocks": 2}, "mask_blocks must be str, got 2."),
+        ({"density_target": "filter"}, "density_target='filter': must be one of filters, pixels, encoded. "
+         "Did you mean 'filters'?"),
+        ({"density_score": "suprise"}, "density_score='suprise': must be one of nll, surprise. "
+         "Did you mean 'surprise'?"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_density_s_options_to_the_letter(options, message):
+    with pytest.raises(ConfigError) as error:
+        with_options(ADViTConfig(), options)
+    assert str(error.value) == message
+
+
+def test_sides_of_squares_in_patches():
+    for text, sides in [("1", [1]), ("1,2,all", [1, 2, 8]), ("8", [8]), ("all", [8])]:
+        assert ADViTConfig(mask_blocks=text).block_sides == sides
+    assert ADViTConfig(density_target="filters", target_cells=16).target_cells == 16
+    assert parse_options(["mask_blocks=1,2,all", "target_cells=2"]) == {"mask_blocks": "1,2,all", "target_cells": 2}
+
+
 def test_set_takes_the_type_of_the_option():
     assert parse_options(["epochs=3", "learning_rate=1e-3", "score=combined"]) == {
         "epochs": 3, "learning_rate": 1e-3, "score": "combined",

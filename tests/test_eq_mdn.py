@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from advit.mdn import Mixture, MixtureDensityNetwork, mixture_nll
+from advit.mdn import Mixture, MixtureDensityNetwork, expected_nll, mixture_nll
 
 
 def mixture(batch=2, n=3, k=4, d=5, seed=0):
@@ -78,3 +78,78 @@ def test_network_shapes_weights_and_variance_floor(hidden):
     assert found.log_variance.abs().max() < 2  # starts near variance 1
     torch.nn.init.constant_(net.to_log_variance.bias, -1000.0)
     assert net(torch.zeros(1, 1, 6)).log_variance.min().item() == pytest.approx(-7.0)
+
+
+def samples(m, count, seed=0):
+    """NLL of ``count`` samples of each mixture ``(batch, N, ...)`` under itself, ``(count, batch, N)``."""
+    g = torch.Generator().manual_seed(seed)
+    batch, n, k, d = m.mean.shape
+    chosen = torch.multinomial(m.log_weight.exp().reshape(-1, k), count, replacement=True, generator=g)
+    rows = torch.arange(batch * n)[:, None]
+    mean, log_variance = (v.reshape(-1, k, d)[rows, chosen] for v in (m.mean, m.log_variance))
+    z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=g, dtype=mean.dtype)
+    z = z.reshape(batch, n, count, d).permute(2, 0, 1, 3)
+    return torch.stack([mixture_nll(x, m) for x in z])
+
+
+def test_expected_nll_of_one_component_is_scipys_entropy():
+    m = mixture(k=1)
+    found = expected_nll(m)
+    assert found.shape == (2, 3)
+    for b in range(2):
+        for i in range(3):
+            covariance = np.diag(m.log_variance[b, i, 0].exp().numpy())
+            assert found[b, i].item() == pytest.approx(multivariate_normal(cov=covariance).entropy(), rel=1e-10)
+
+
+def test_expected_nll_against_loops():
+    m, expected = mixture(), 0.0
+    for k in range(4):
+        log_weight, entropy = float(m.log_weight[1, 2, k]), 0.0
+        for d in range(5):
+            entropy += 0.5 * (1 + math.log(2 * math.pi) + float(m.log_variance[1, 2, k, d]))
+        expected += math.exp(log_weight) * (entropy - log_weight)
+    assert expected_nll(m)[1, 2].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_surprise_of_well_separated_components_is_zero_on_average():
+    m = mixture()
+    apart = Mixture(m.log_weight, m.mean + 100 * torch.arange(4.0)[:, None], m.log_variance)
+    nll = samples(apart, 2000)
+    assert torch.allclose(nll.mean(dim=0), expected_nll(apart), atol=0.15)  # sd of a sample about 1.6
+    assert (nll - expected_nll(apart)).mean().abs() < 0.06
+
+
+def test_expected_nll_is_an_upper_bound_where_components_overlap():
+    m = mixture()
+    for scale in (0.0, 0.3, 1.0):
+        near = Mixture(m.log_weight, scale * m.mean, scale * m.log_variance)
+        assert (samples(near, 1000).mean(dim=0) < expected_nll(near) + 0.05).all()
+    same = Mixture(m.log_weight, 0 * m.mean, 0 * m.log_variance)  # four times one Gaussian: over by the weights'
+    entropy = -(m.log_weight.exp() * m.log_weight).sum(dim=-1)
+    assert torch.allclose(expected_nll(same), 2.5 * (1 + math.log(2 * math.pi)) + entropy)
+
+
+def test_a_weight_of_nothing_counts_nothing():
+    weight = torch.log_softmax(torch.tensor([[[0.0, -1e4]]]), dim=-1)
+    m = Mixture(weight, torch.zeros(1, 1, 2, 3), torch.tensor([0.0, 50.0]).view(1, 1, 2, 1).expand(1, 1, 2, 3))
+    assert expected_nll(m).item() == pytest.approx(1.5 * (1 + math.log(2 * math.pi)), rel=1e-6)
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_places_are_independent_mixtures_that_follow_each_other_in_a_patch(hidden):
+    sizes = dict(in_dim=6, target_dim=5, components=4, hidden=hidden, log_variance_floor=-7.0)
+    net, one = MixtureDensityNetwork(**sizes, places=3), MixtureDensityNetwork(**sizes)
+    x = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0))
+    found = net(x)
+    assert found.log_weight.shape == (2, 21, 4) and found.mean.shape == found.log_variance.shape == (2, 21, 4, 5)
+    one.body.load_state_dict(net.body.state_dict())
+    for s in range(3):
+        for name in ("to_weight", "to_mean", "to_log_variance"):
+            ours, theirs = getattr(one, name), getattr(net, name)
+            part = slice(s * ours.out_features, (s + 1) * ours.out_features)
+            ours.load_state_dict({"weight": theirs.weight[part], "bias": theirs.bias[part]})
+        alone = one(x)
+        for name in ("log_weight", "mean", "log_variance"):
+            assert torch.allclose(getattr(found, name)[:, s::3], getattr(alone, name), atol=1e-6)
+    assert not torch.allclose(found.mean[:, 0::3], found.mean[:, 1::3], atol=0.01)

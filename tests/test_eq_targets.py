@@ -1,9 +1,13 @@
-"""targets.py: whitening against NumPy, and its limits."""
+"""targets.py and fit_target: whitening against NumPy, and its limits."""
 
 import numpy as np
+import pytest
 import torch
 
-from advit.targets import PixelTarget
+from advit.augment import augment
+from advit.config import ADViTConfig, with_options
+from advit.networks import build_network, fit_target
+from advit.targets import FilterTarget, PixelTarget
 
 
 def images(n=6, size=16, seed=0):
@@ -40,3 +44,114 @@ def test_directions_without_signal_are_not_blown_up():
     nudged = grey + torch.tensor([1 / 255, 0, -1 / 255]).view(1, 3, 1, 1)
     assert target.whitening.isfinite().all()
     assert (target(nudged) - target(grey)).abs().max() < 12
+
+
+def textures(n, size=32, seed=0):
+    """Images of random colour, contrast and coarseness: all features vary."""
+    g = torch.Generator().manual_seed(seed)
+    colour, noise = torch.rand(n, 3, 1, 1, generator=g), torch.rand(n, 3, size, size, generator=g) - 0.5
+    coarse = torch.rand(n, 3, size // 4, size // 4, generator=g) - 0.5
+    coarse = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    strength = torch.rand(2, n, 1, 1, 1, generator=g)
+    return (0.2 + 0.6 * colour + 0.4 * (strength[0] * noise + strength[1] * coarse)).clamp(0, 1).double()
+
+
+def filter_target(size=32, grid=2, cells=1):
+    return FilterTarget(image_size=size, grid=grid, cells=cells).double()
+
+
+def test_filter_targets_are_white_at_every_place_among_many_images():
+    target, x = filter_target(), textures(500)
+    target.fit(x[i : i + 50] for i in range(0, 500, 50))
+    z = target(x).numpy()
+    assert z.shape == (500, 4, 15)
+    assert np.abs(z.mean(axis=0)).max() < 1e-9
+    for u in range(4):
+        assert np.allclose(np.cov(z[:, u].T, bias=True), np.eye(15), atol=0.12)
+
+
+def by_numpy(f):
+    """Mean and shrunk covariance of every place from features ``(n, places, 15)``, as the docstring has them."""
+    n, places, width = f.shape
+    mean = f.mean(axis=0)
+    covariances = [np.cov(f[:, u].T, bias=True) if n > 1 else np.zeros((width, width)) for u in range(places)]
+    pooled = sum(covariances) / places
+    return mean, [(n * c + 15 * pooled) / (n + 15) + 0.01**2 * np.eye(width) for c in covariances]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_filter_statistics_are_numpys_and_the_target_s_length_is_the_mahalanobis_distance(count):
+    target, x = filter_target(cells=2), textures(count)
+    target.fit([x[:1], x[1:]] if count > 1 else [x])
+    mean, covariance = by_numpy(target.features(x).numpy())
+    assert np.allclose(target.mean.numpy(), mean, atol=1e-9)
+    new = textures(3, seed=5)
+    z, away = target(new).numpy(), target.features(new).numpy() - mean
+    for u in range(16):
+        inverse, w = np.linalg.inv(covariance[u]), target.whitening[u].numpy()
+        assert np.allclose(w @ w.T, inverse, rtol=1e-6, atol=1e-6 * np.abs(inverse).max())
+        assert np.allclose(w.T @ covariance[u] @ w, np.eye(15), atol=1e-6)
+        for i in range(3):
+            assert (z[i, u] ** 2).sum() == pytest.approx(away[i, u] @ inverse @ away[i, u], rel=1e-6)
+
+
+def test_identical_images_and_a_single_one_are_finite_and_lie_at_zero():
+    """Without any spread the unit of every feature is the least change, 0.01."""
+    one = textures(1)
+    for x in (one, one.expand(4, -1, -1, -1), torch.full((3, 3, 32, 32), 0.3).double()):
+        target = filter_target(cells=2)
+        target.fit([x])
+        assert target(x).abs().max() < 1e-6
+        assert torch.allclose(target.whitening, 100 * torch.eye(15, dtype=torch.float64), atol=1e-5)
+        away = target.features(textures(1, seed=3)) - target.features(x[:1])
+        assert torch.allclose(target(textures(1, seed=3)), 100 * away, rtol=1e-6, atol=1e-4)
+
+
+def test_places_of_a_patch_follow_each_other_row_by_row():
+    target = filter_target(size=48, grid=3, cells=2)
+    x = textures(2, size=48)
+    f, bank = target.features(x), target.bank(x)
+    target.fit([x])
+    for row in range(6):
+        for column in range(6):
+            u = 4 * (3 * (row // 2) + column // 2) + 2 * (row % 2) + column % 2
+            assert torch.equal(f[:, u], bank[:, :, row, column])
+    changed = x.clone()
+    changed[..., 32:40, 8:16] = 1 - changed[..., 32:40, 8:16]  # row 4, column 1 of places
+    moved = (target.features(changed) - f).square().sum(dim=-1)
+    assert moved.argmax(dim=1).tolist() == [4 * (3 * 2 + 0) + 1] * 2
+    assert (target(changed) - target(x)).abs().amax(dim=-1)[:, 4 * (3 * 0 + 2) + 1].max() < 0.05 * moved.max()
+
+
+def fitted(target_of="filters", seed=0, **options):
+    config = with_options(
+        ADViTConfig(),
+        dict(image_size=32, patch=8, dim=8, depth=1, heads=1, mlp_dim=8, bottleneck=4, components=1, target_dim=6,
+             density_target=target_of, precision="float64", **options),
+    )  # fmt: skip
+    pixels = (textures(3) * 255).to(torch.uint8)
+    network = build_network(config, 0)
+    fit_target(network, lambda indices: pixels[indices], 3, seed)
+    return network.target, pixels.float() / 255
+
+
+def test_filters_are_fitted_to_each_image_and_five_changed_copies_of_it():
+    target, x = fitted(shift=4, brightness=0.1, seed=3)
+    g = torch.Generator().manual_seed(3)
+    copies = [torch.cat([i[None], augment(i[None].expand(5, -1, -1, -1), 4, 0.1, g)]) for i in x]
+    mean, covariance = by_numpy(target.features(torch.cat(copies).double()).numpy())
+    assert np.allclose(target.mean.numpy(), mean, atol=1e-9)
+    w = target.whitening[5].numpy()
+    assert np.allclose(w.T @ covariance[5] @ w, np.eye(15), atol=1e-6)
+    again, other = fitted(shift=4, brightness=0.1, seed=3)[0], fitted(shift=4, brightness=0.1, seed=4)[0]
+    assert torch.equal(again.whitening, target.whitening) and not torch.equal(other.mean, target.mean)
+
+
+@pytest.mark.parametrize("target_of, options", [("filters", {}), ("pixels", dict(shift=4, brightness=0.1))])
+def test_without_changes_in_training_and_for_pixels_the_images_alone_are_fitted(target_of, options):
+    target, x = fitted(target_of, **options)
+    alone = fitted(target_of, **options, seed=9)[0]
+    assert torch.equal(alone.whitening, target.whitening)
+    alone.fit([x])
+    assert torch.allclose(alone.mean, target.mean, atol=1e-9)
+    assert torch.allclose(alone.whitening, target.whitening, rtol=1e-5, atol=1e-6 * target.whitening.abs().max())

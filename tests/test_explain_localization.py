@@ -11,6 +11,7 @@ from advit.calibration import fit_standardiser
 from advit.config import PRESETS, ADViTConfig, with_options
 from advit.detector import Detector
 from advit.explain_localization import density_steps, pro_points
+from advit.masks import scoring_masks
 from advit.metrics import aupro, pro_curve
 from advit.networks import build_network
 from advit.scoring import score_images
@@ -23,6 +24,7 @@ SMALL = with_options(
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 MASK = np.zeros((64, 64), bool)
 OTHERS = dict(density_context="others", density_target="pixels")
+FILTERS = dict(density_context="others", density_target="filters", target_cells=2, mask_blocks="1,2,all")
 
 
 def detector_of(**options) -> Detector:
@@ -41,6 +43,9 @@ def detector_of(**options) -> Detector:
         dict(**OTHERS, score_shifts=2),
         dict(**OTHERS, mask_draws=2),
         dict(**OTHERS, precision="float64"),
+        dict(**OTHERS, score_shifts=2, mask_draws=2, mask_blocks="1,3", density_score="surprise"),
+        dict(density_target="filters", target_cells=2),
+        dict(**FILTERS, density_score="surprise"),
     ],
     ids=str,
 )
@@ -78,6 +83,26 @@ def test_shapes_and_effective_components():
     assert (steps.effective_components >= 1).all() and (steps.effective_components <= 3 + 1e-5).all()
     w = steps.weight[5, 3].astype(float)
     assert steps.effective_components[5, 3] == pytest.approx(math.exp(-sum(w * np.log(w))), rel=1e-5)
+
+
+def test_filters_have_places_in_every_patch_and_the_mixture_of_the_first_set():
+    detector = detector_of(**FILTERS)
+    steps = density_steps(detector, IMAGES[0], MASK)
+    assert steps.weight.shape == (8, 8, 3) and steps.mean.shape == steps.log_variance.shape == (8, 8, 3, 15)
+    assert steps.nll.shape == steps.miss.shape == steps.standardised.shape == (8, 8) and steps.expected is None
+    network, x = detector.network, IMAGES[:1].float() / 255
+    first = scoring_masks(network.config, torch.Generator().manual_seed(0))[0]
+    with torch.no_grad():
+        found = [network.density(network.encode(x, m[None])[0]) for m in first]
+        target = network.target(x)[0]
+    for row, column in ((0, 0), (3, 6), (7, 2)):
+        patch, place = 4 * (row // 2) + column // 2, 2 * (row % 2) + column % 2
+        mixture = next(f for f, m in zip(found, first, strict=True) if m[patch])
+        weight, mean = mixture.log_weight[0, 4 * patch + place].exp(), mixture.mean[0, 4 * patch + place]
+        assert steps.weight[row, column] == pytest.approx(weight.numpy(), rel=1e-4)
+        assert steps.mean[row, column] == pytest.approx(mean.numpy(), abs=1e-5)
+        miss = (target[4 * patch + place] - weight @ mean).square().mean().item()
+        assert steps.miss[row, column] == pytest.approx(miss, rel=1e-4)
 
 
 def test_expected_pixels_lie_where_they_belong():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from advit.config import PRESETS, ADViTConfig, with_options
+from advit.masks import random_masks
 from advit.model import EncoderLayer
-from advit.networks import build_network, training_terms
+from advit.networks import build_network, by_place, training_terms
 from advit.precision import full_precision, resolve_precision
 
 SMALL = with_options(
@@ -14,7 +15,7 @@ SMALL = with_options(
          density_hidden=8, target_dim=6),
 )  # fmt: skip
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-CONTEXTS = [("self", "encoded"), ("self", "pixels"), ("others", "pixels")]
+CONTEXTS = [("self", "encoded"), ("self", "pixels"), ("others", "pixels"), ("others", "filters")]
 
 
 def config(context, target, **options):
@@ -115,7 +116,9 @@ def test_density_is_per_dimension_with_a_target_that_has_no_noise_and_no_gradien
     network.zero_grad()
     mixture = network.density((encoded + noise).detach())
     assert not mixture.mean.requires_grad and encoded.requires_grad  # what is left would come through the target
-    assert not network.patch_nll((encoded + noise).detach(), IMAGES, encoded).requires_grad
+    target = network.density_target(IMAGES, encoded)
+    assert torch.equal(target, encoded) and not target.requires_grad
+    assert not network.patch_nll((encoded + noise).detach(), target).requires_grad
 
 
 def test_the_noise_of_a_step_has_the_configured_sd_and_reaches_the_reconstruction(monkeypatch):
@@ -126,3 +129,43 @@ def test_the_noise_of_a_step_has_the_configured_sd_and_reaches_the_reconstructio
     training_terms(network, IMAGES, torch.Generator().manual_seed(0))
     assert seen[0].std().item() == pytest.approx(0.37, rel=0.1)
     assert not torch.equal(forward(IMAGES, None, seen[0]).reconstruction, forward(IMAGES).reconstruction)
+
+
+CELLS = dict(target_cells=2, mask_blocks="1,2,all", mask_share=0.25)
+
+
+def test_every_place_of_a_patch_has_a_density_of_its_own():
+    network = build_network(config("others", "filters", **CELLS), 0)
+    network.target.fit([IMAGES])
+    out = network(IMAGES)
+    assert out.nll.shape == (2, 16 * 4) and out.nll.isfinite().all()
+    encoded, _ = network.encode(IMAGES)
+    assert network.density_target(IMAGES, encoded).shape == (2, 64, 15)
+    values = by_place(torch.arange(6).view(2, 3), network.config)
+    assert values.tolist() == [[0] * 4 + [1] * 4 + [2] * 4, [3] * 4 + [4] * 4 + [5] * 4]
+
+
+def test_only_hidden_places_are_trained_on_and_by_their_nll_whatever_the_score():
+    terms = []
+    for score in ("nll", "surprise"):
+        network = build_network(config("others", "filters", **CELLS, density_score=score, noise_sd=0.0), 0).train()
+        network.target.fit([IMAGES])
+        terms.append(training_terms(network, IMAGES, torch.Generator().manual_seed(3))["density"].item())
+    generator = torch.Generator().manual_seed(3)
+    torch.randn(2, 16, 24, generator=generator)  # the noise is drawn first
+    mask = random_masks(network.config, 2, generator)
+    nll = network(IMAGES, mask).nll
+    hidden = [nll[b, 4 * i + s].item() for b in range(2) for i in range(16) for s in range(4) if mask[b, i]]
+    assert 0 < len(hidden) < nll.numel()
+    assert terms == pytest.approx([sum(hidden) / len(hidden)] * 2, rel=1e-5)
+
+
+def test_surprise_is_the_nll_less_what_the_mixture_expects():
+    from advit.mdn import expected_nll
+
+    network = build_network(config("others", "filters", **CELLS), 0)
+    network.target.fit([IMAGES])
+    encoded, _ = network.encode(IMAGES)
+    target = network.density_target(IMAGES, encoded)
+    nll, surprise = (network.patch_nll(encoded, target, score) for score in ("nll", "surprise"))
+    assert torch.allclose(nll - surprise, expected_nll(network.density(encoded)) / 15, atol=1e-5)

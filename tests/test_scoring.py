@@ -1,13 +1,17 @@
 """scoring.py and networks.patch_scores: masks, fine grid, maps, image scores."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from advit.config import ADViTConfig, with_options
-from advit.networks import build_network, patch_scores
-from advit.scoring import complementary_masks, image_scores, pixel_maps, score_batch, score_images, shift_offsets
+from advit.config import PRESETS, ADViTConfig, with_options
+from advit.discrepancy import association_discrepancy
+from advit.masks import scoring_masks
+from advit.networks import SCORES, build_network, patch_scores
+from advit.scoring import image_scores, pixel_maps, score_batch, score_images, shift_offsets
 
 SMALL = with_options(
     ADViTConfig(),
@@ -16,18 +20,13 @@ SMALL = with_options(
 )  # fmt: skip
 
 
+FILTERS = dict(density_target="filters", target_cells=2, score_shifts=1, mask_blocks="1,2,all", mask_share=0.3)
+
+
 def network(**options):
     net = build_network(with_options(SMALL, options), seed=1).eval()
     net.target.fit([torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))])
     return net
-
-
-@pytest.mark.parametrize("share, groups", [(0.5, 2), (0.25, 4), (0.3, 3)])
-def test_masks_hide_every_patch_exactly_once(share, groups):
-    masks = complementary_masks(50, share, torch.Generator().manual_seed(0))
-    assert masks.shape == (groups, 50)
-    assert (masks.sum(dim=0) == 1).all()
-    assert masks.sum(dim=1).max() - masks.sum(dim=1).min() <= 1
 
 
 @pytest.mark.parametrize("shifts", [1, 2, 4])
@@ -67,12 +66,16 @@ def test_the_density_of_a_patch_does_not_see_the_patch():
     assert not torch.equal(*unmasked) and other.isfinite().all()
 
 
-def test_a_score_does_not_depend_on_its_batch():
-    net = network()
+@pytest.mark.parametrize(
+    "options", [{}, FILTERS, dict(**FILTERS, density_score="surprise"), dict(mask_blocks="1,3", mask_draws=2)], ids=str
+)
+def test_a_score_does_not_depend_on_its_batch(options):
+    net = network(**options)
     images = (torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     cpu = torch.device("cpu")
     together = score_images(net, lambda i: images[i], 5, device=cpu, batch=5)
     apart = score_images(net, lambda i: images[i], 5, device=cpu, batch=2)
+    assert set(together) == set(SCORES)
     for name in together:
         assert together[name].shape == (5, 8, 8)
         assert np.allclose(together[name], apart[name], rtol=1e-4, atol=1e-6)
@@ -86,6 +89,89 @@ def test_a_defect_raises_the_density_score_where_it_is():
     found = score_batch(net, images, wanted=("density",))["density"][0]
     row, column = divmod(int(found.argmax()), 8)
     assert (row, column) in {(r, c) for r in (4, 5) for c in (2, 3)}
+
+
+def log_gaussian(z, mean, log_variance):
+    return sum(
+        -0.5 * ((a - m) ** 2 * math.exp(-v) + v + math.log(2 * math.pi))
+        for a, m, v in zip(z, mean, log_variance, strict=True)
+    )
+
+
+def density_by_loops(net, image):
+    """NLL and expected NLL per dimension of one image on the grid of places, the mean over the sets of masks."""
+    c = net.config
+    nll, expected = np.zeros((2, 8, 8))
+    sets = scoring_masks(c, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        target = net.target(image)[0].tolist()
+        for masks in sets:
+            for mask in masks:
+                mixture = net.density(net.encode(image, mask[None])[0])
+                weight, mean, spread = (v[0].tolist() for v in (mixture.log_weight, mixture.mean, mixture.log_variance))
+                for patch, (y, x) in [(i, divmod(i, 4)) for i in range(16) if mask[i]]:
+                    for place, (cy, cx) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+                        u, at, likelihood, entropy = 4 * patch + place, (2 * y + cy, 2 * x + cx), 0.0, 0.0
+                        for k in range(3):
+                            log = weight[u][k] + log_gaussian(target[u], mean[u][k], spread[u][k])
+                            likelihood += math.exp(log + 50)
+                            own = 0.5 * sum(1 + math.log(2 * math.pi) + v for v in spread[u][k])
+                            entropy += math.exp(weight[u][k]) * (own - weight[u][k])
+                        nll[at] += (50 - math.log(likelihood)) / 15 / len(sets)
+                        expected[at] += entropy / 15 / len(sets)
+    return nll, expected
+
+
+def test_density_of_filters_with_squares_of_three_sides_against_loops():
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    net, surprised = network(**FILTERS), network(**FILTERS, density_score="surprise")
+    nll, expected = density_by_loops(net, images[1:])
+    found = score_batch(net, images)
+    assert list(found) == list(SCORES) and all(v.shape == (2, 8, 8) for v in found.values())
+    assert np.allclose(found["density"][1].numpy(), nll, rtol=1e-4, atol=1e-4)
+    surprise = score_batch(surprised, images)
+    assert np.allclose(surprise["density"][1].numpy(), nll - expected, rtol=1e-4, atol=1e-4)
+    for name in SCORES[1:]:  # the other scores know nothing of it, and have one value per patch
+        assert torch.equal(found[name], surprise[name])
+        assert torch.equal(found[name][:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2), found[name])
+
+
+def test_discrepancy_is_the_mean_over_the_passes_that_show_the_patch_and_the_error_over_all():
+    net = network(**FILTERS)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    masks = torch.cat(scoring_masks(net.config, torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        passes = [net.encode(image, m[None]) for m in masks]
+        discrepancy = torch.stack([association_discrepancy(a, net.config.smoothing_eps)[0] for _, a in passes])
+        made = torch.cat([net.reconstruct(encoded) for encoded, _ in passes])
+    found = score_batch(net, image, wanted=("reconstruction", "discrepancy"))
+    for patch in range(16):
+        row, column = divmod(patch, 4)
+        shown = [float(d[patch]) for d, m in zip(discrepancy, masks, strict=True) if not m[patch]]
+        assert found["discrepancy"][0, 2 * row, 2 * column].item() == pytest.approx(np.mean(shown), rel=1e-5)
+        area = (slice(None), slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+        error = ((image - made)[area] ** 2).mean().item()
+        assert found["reconstruction"][0, 2 * row, 2 * column].item() == pytest.approx(error, rel=1e-5)
+
+
+def test_the_public_network_has_no_masks_whatever_the_context():
+    sizes = dict(image_size=32, patch=8, dim=16, depth=1, heads=2, mlp_dim=16, components=2)
+    images = torch.rand(2, 3, 32, 32)
+    found = [
+        score_batch(build_network(with_options(PRESETS["vt_adl"], {**sizes, "density_context": c}), 0).eval(), images)
+        for c in ("self", "others")
+    ]
+    assert list(found[0]) == list(found[1]) == ["density", "reconstruction"]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_known_target_changes_nothing():
+    net, images = network(**FILTERS), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        target = net.target(images)
+        known, found = (patch_scores(net, images, wanted=("density",), target=t)["density"] for t in (target, None))
+        other = patch_scores(net, images, wanted=("density",), target=target.flip(0))["density"]
+    assert torch.equal(known, found) and not torch.equal(other, found)
 
 
 def test_pixel_maps_are_bilinear_then_gaussian_scaled_with_size():

@@ -9,7 +9,7 @@ import advit.training as training
 from advit.checkpoint import load_checkpoint
 from advit.config import ADViTConfig, with_options
 from advit.errors import CheckpointError, TrainingError
-from advit.networks import build_network, random_masks
+from advit.networks import build_network
 from advit.training import CHECKPOINT, batch_order, fit, learning_rate, total_steps
 
 SMALL = with_options(
@@ -119,13 +119,6 @@ def test_length_and_learning_rate():
     assert rates.index(max(rates)) in (4, 5) and max(rates) == pytest.approx(1e-3)
     assert rates[-1] < 1e-5
     assert learning_rate(with_options(config, {"schedule": "constant"}), 50, 100) == 1e-3
-
-
-def test_random_masks_hide_the_wanted_share():
-    masks = random_masks(2000, 16, 0.25, torch.Generator().manual_seed(0))
-    assert (masks.sum(dim=1) == 4).all()
-    assert masks.float().mean(dim=0).std() < 0.02  # no patch is favoured
-    assert (random_masks(3, 16, 0.001, torch.Generator()).sum(dim=1) == 1).all()
 
 
 def test_loss_falls(tmp_path):

@@ -1,0 +1,60 @@
+"""``advit study``: variants of a preset, compared on the same categories and seeds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from advit.config import PRESETS, preset
+
+EXAMPLES = """examples:
+  advit study --pasted --vary mask_blocks=1 --vary density_score=nll
+      the preset against two changes of it, on defects pasted on the training images of the embedded data
+  advit study --data mvtec -p bottle --seeds 0 1 2 --vary minimax=none minimax_lambda=0
+      without minimax, three seeds, on the test images
+
+Runs are stored and never trained twice; a killed command continues. Choose on --pasted, which opens no test image;
+look at test images to report, not to choose."""
+
+
+def add_study_command(commands: Any) -> argparse.ArgumentParser:
+    """The command's options, but for data, category and device, which it shares with others."""
+    study = commands.add_parser(
+        "study", help="compare variants of a preset over categories and seeds", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    study.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
+    study.add_argument("--preset", default="quick", metavar="NAME", help=f"{', '.join(PRESETS)} (default: quick)")
+    study.add_argument(
+        "--vary", action="append", nargs="+", default=[], metavar="OPTION=VALUE", help="a variant; repeatable"
+    )
+    study.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0")
+    study.add_argument("--pasted", action="store_true", help="judge on defects pasted on held-out training images")
+    study.add_argument("--out", type=Path, metavar="DIR", help="also write tables, runs.csv and provenance.json here")
+    return study
+
+
+def run_study(args: argparse.Namespace, root: Path, names: list[str], device: Any) -> None:
+    """Train what is missing and print the table; with --out also write it."""
+    from advit.comparison import compare, summary, variants_of
+    from advit.files import write_json, write_text
+    from advit.results import code_version, device_name, versions
+    from advit.study import STORE
+    from advit.tables import Table
+
+    variants = variants_of(preset(args.preset), args.preset, args.vary)
+    store = Path(os.environ.get(STORE) or Path(__file__).resolve().parents[1] / "runs" / "store")
+    code = code_version()
+    rows = compare(root, names, variants, args.seeds, store, device, pasted=args.pasted, progress=not args.quiet)
+    judged = "defects pasted on held-out training images" if args.pasted else "the test images"
+    caption = f"Variants of preset {args.preset}, seeds {', '.join(map(str, args.seeds))}, judged on {judged}."
+    table = Table(summary(rows), caption)
+    print(f"{caption}\n\n{table.markdown()}")
+    if args.out:
+        write_text(args.out / "runs.csv", rows.round(6).to_csv(index=False, lineterminator="\n"))
+        table.write(args.out, "summary")
+        configs = {name: config.to_dict() for name, config in variants.items()}
+        record = {**code, "device": device_name(device), "versions": versions(), "pasted": args.pasted}
+        write_json(args.out / "provenance.json", {**record, "seeds": args.seeds, "variants": configs})

@@ -1,0 +1,106 @@
+"""Variants of a configuration side by side: the same categories, seeds and metrics, and what each change gains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from advit.config import ADViTConfig, parse_options, with_options
+from advit.data import data_digest, open_category
+from advit.errors import ConfigError
+from advit.pasted import pasted_root
+from advit.stats import paired
+from advit.store import make_spec, require_runs, stored_record
+from advit.tables import FULL_NAMES, METRIC_KEYS
+
+SHOWN = ("image_auroc", "pixel_auroc", "aupro_0.3")
+MEAN = "mean"
+
+
+def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:
+    """``base`` under its name, then one variant for each list of OPTION=VALUE, called what it changes.
+
+    Raises:
+        ConfigError: an unknown option, an impossible value, or the same change twice.
+
+    Test: tests/test_comparison.py
+    """
+    variants = {name: base}
+    for pairs in changes:
+        label = " ".join(pairs)
+        if label in variants:
+            raise ConfigError(f"--vary {label} is given twice.")
+        variants[label] = with_options(base, parse_options(pairs))
+    return variants
+
+
+def compare(
+    root: Path,
+    categories: Sequence[str],
+    variants: dict[str, ADViTConfig],
+    seeds: Sequence[int],
+    store: Path,
+    device: torch.device,
+    *,
+    pasted: bool = False,
+    processes: int = 64,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train what the store lacks and give one row per run: variant, category, seed, the metrics, seconds of training.
+
+    Args:
+        pasted: judge on validation sets made of the training images alone (:mod:`advit.pasted`); no test image is
+            opened, which is what a choice between variants needs.
+
+    Test: tests/test_comparison.py
+    """
+    chosen = [open_category(root, name) for name in categories]
+    if pasted:
+        roots = [pasted_root(category, store, progress=progress) for category in chosen]
+        chosen = [open_category(place, category.name) for place, category in zip(roots, chosen, strict=True)]
+    digests = [data_digest(category) for category in chosen]
+    specs = [
+        (name, make_spec(category, digest, config, seed, device, False))
+        for name, config in variants.items()
+        for category, digest in zip(chosen, digests, strict=True)
+        for seed in seeds
+    ]
+    require_runs([spec for _, spec in specs], store, device, processes=processes, progress=progress)
+    rows = []
+    for name, spec in specs:
+        record = stored_record(spec, store)
+        seconds = record["provenance"].get("training", {}).get("seconds")
+        metrics = {k: record.get(k) for k in METRIC_KEYS}
+        rows.append({"variant": name, "category": spec.category, "seed": spec.seed, **metrics, "seconds": seconds})
+    return pd.DataFrame(rows).astype({k: float for k in METRIC_KEYS})
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sd of image-level AUROC, pixel-level AUROC and AU-PRO over seeds, for each variant and category.
+
+    With several categories also over all of them (sd: between categories). The last columns say what each variant gains
+    on the first one, paired by category and seed, with its 95 % interval where there are three pairs or more.
+
+    Test: tests/test_comparison.py
+    """
+    names = list(dict.fromkeys(rows["variant"]))
+    categories = list(dict.fromkeys(rows["category"]))
+    groups = [(c, rows[rows["category"] == c]) for c in categories]
+    groups += [(MEAN, rows)] if len(categories) > 1 else []
+    lines = []
+    for category, part in groups:
+        for name in names:
+            mine, line = part[part["variant"] == name], {"category": category, "variant": name}
+            for key in SHOWN:
+                values = mine[key] if category != MEAN else mine.groupby("category")[key].mean()
+                spread = f" ± {values.std(ddof=1):.3f}" if values.notna().sum() > 1 else ""
+                line[FULL_NAMES[key]] = f"{values.mean():.3f}{spread}" if values.notna().any() else "-"
+            for key in SHOWN:
+                gain = paired(part, key, name, names[0]) if name != names[0] else None
+                line[f"Δ {FULL_NAMES[key]}"] = gain.text(sign=True) if gain else "-"
+            line["seconds"] = f"{mine['seconds'].astype(float).mean():.0f}"
+            lines.append(line)
+    return pd.DataFrame(lines)
