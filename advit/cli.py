@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advit.cli_study import add_study_command, run_study
-from advit.config import CHOICES, PRESETS, ADViTConfig, parse_options, preset, with_options
+from advit.config import CHOICES, ADViTConfig, parse_options, with_options
 from advit.errors import AdvitError, ConfigError
+from advit.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     import torch
@@ -265,7 +266,7 @@ def command_study(args: argparse.Namespace) -> None:
     from advit.synthetic import embedded_root
 
     root = args.data or embedded_root()
-    run_study(args, root, chosen_categories(root, args.category or ["all"]), pick_device(args.device))
+    print(run_study(args, root, chosen_categories(root, args.category or ["all"]), pick_device(args.device)))
 
 
 def command_report(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from advit.config import PRESETS, preset
+from advit.presets import PRESETS, preset
 
 EXAMPLES = """examples:
   advit study --pasted --vary mask_blocks=1 --vary density_score=nll
@@ -28,16 +28,18 @@ def add_study_command(commands: Any) -> argparse.ArgumentParser:
     study.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
     study.add_argument("--preset", default="quick", metavar="NAME", help=f"{', '.join(PRESETS)} (default: quick)")
     study.add_argument(
-        "--vary", action="append", nargs="+", default=[], metavar="OPTION=VALUE", help="a variant; repeatable"
-    )
+        "--vary", action="append", nargs="+", default=[], metavar="OPTION=VALUE",
+        help="a variant; repeatable. preset=NAME starts it from another preset",
+    )  # fmt: skip
     study.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0")
+    study.add_argument("--floors", action="store_true", help="with the classical floors, which have no network")
     study.add_argument("--pasted", action="store_true", help="judge on defects pasted on held-out training images")
     study.add_argument("--out", type=Path, metavar="DIR", help="also write tables, runs.csv and provenance.json here")
     return study
 
 
-def run_study(args: argparse.Namespace, root: Path, names: list[str], device: Any) -> None:
-    """Train what is missing and print the table; with --out also write it."""
+def run_study(args: argparse.Namespace, root: Path, names: list[str], device: Any) -> str:
+    """Train what is missing; the table as text, with --out also as files."""
     from advit.comparison import compare, summary, variants_of
     from advit.files import write_json, write_text
     from advit.results import code_version, device_name, versions
@@ -47,14 +49,15 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
     variants = variants_of(preset(args.preset), args.preset, args.vary)
     store = Path(os.environ.get(STORE) or Path(__file__).resolve().parents[1] / "runs" / "store")
     code = code_version()
-    rows = compare(root, names, variants, args.seeds, store, device, pasted=args.pasted, progress=not args.quiet)
+    rows = compare(root, names, variants, args.seeds, store, device, pasted=args.pasted, floors=args.floors,
+                   progress=not args.quiet)  # fmt: skip
     judged = "defects pasted on held-out training images" if args.pasted else "the test images"
     caption = f"Variants of preset {args.preset}, seeds {', '.join(map(str, args.seeds))}, judged on {judged}."
     table = Table(summary(rows), caption)
-    print(f"{caption}\n\n{table.markdown()}")
     if args.out:
         write_text(args.out / "runs.csv", rows.round(6).to_csv(index=False, lineterminator="\n"))
         table.write(args.out, "summary")
         configs = {name: config.to_dict() for name, config in variants.items()}
         record = {**code, "device": device_name(device), "versions": versions(), "pasted": args.pasted}
         write_json(args.out / "provenance.json", {**record, "seeds": args.seeds, "variants": configs})
+    return f"{caption}\n\n{table.markdown()}"

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from advit.config import ADViTConfig, parse_options, with_options
 from advit.data import data_digest, open_category
 from advit.errors import ConfigError
+from advit.floors import floor_table
 from advit.pasted import pasted_root
+from advit.presets import preset
 from advit.stats import paired
 from advit.store import make_spec, require_runs, stored_record
 from advit.tables import FULL_NAMES, METRIC_KEYS
 
 SHOWN = ("image_auroc", "pixel_auroc", "aupro_0.3")
 MEAN = "mean"
+FLOOR_SIZE = 256  # px the floors work at
 
 
 def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:
     """``base`` under its name, then one variant for each list of OPTION=VALUE, called what it changes.
 
+    ``preset=NAME`` in a list starts from that preset instead of ``base``.
+
     Raises:
-        ConfigError: an unknown option, an impossible value, or the same change twice.
+        ConfigError: an unknown option or preset, an impossible value, or the same change twice.
 
     Test: tests/test_comparison.py
     """
@@ -33,7 +39,9 @@ def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) 
         label = " ".join(pairs)
         if label in variants:
             raise ConfigError(f"--vary {label} is given twice.")
-        variants[label] = with_options(base, parse_options(pairs))
+        other = [pair.removeprefix("preset=") for pair in pairs if pair.startswith("preset=")]
+        options = parse_options([pair for pair in pairs if not pair.startswith("preset=")])
+        variants[label] = with_options(preset(other[-1]) if other else base, options)
     return variants
 
 
@@ -46,12 +54,14 @@ def compare(
     device: torch.device,
     *,
     pasted: bool = False,
+    floors: bool = False,
     processes: int = 64,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train what the store lacks and give one row per run: variant, category, seed, the metrics, seconds of training.
 
     Args:
+        floors: with the classical floors of :mod:`advit.baselines` as further variants, of seed 0.
         pasted: judge on validation sets made of the training images alone (:mod:`advit.pasted`); no test image is
             opened, which is what a choice between variants needs.
 
@@ -75,14 +85,18 @@ def compare(
         seconds = record["provenance"].get("training", {}).get("seconds")
         metrics = {k: record.get(k) for k in METRIC_KEYS}
         rows.append({"variant": name, "category": spec.category, "seed": spec.seed, **metrics, "seconds": seconds})
-    return pd.DataFrame(rows).astype({k: float for k in METRIC_KEYS})
+    parts = [pd.DataFrame(rows)]
+    if floors:
+        parts += [floor_table(c, d, FLOOR_SIZE, store, progress) for c, d in zip(chosen, digests, strict=True)]
+    return pd.concat(parts, ignore_index=True).astype({k: float for k in METRIC_KEYS})
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and sd of image-level AUROC, pixel-level AUROC and AU-PRO over seeds, for each variant and category.
 
     With several categories also over all of them (sd: between categories). The last columns say what each variant gains
-    on the first one, paired by category and seed, with its 95 % interval where there are three pairs or more.
+    on the first one, paired by category and seed, with its 95 % interval where there are three pairs or more. What has
+    one seed only (a floor) is compared with every seed of the first variant.
 
     Test: tests/test_comparison.py
     """
@@ -99,8 +113,18 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 spread = f" ± {values.std(ddof=1):.3f}" if values.notna().sum() > 1 else ""
                 line[FULL_NAMES[key]] = f"{values.mean():.3f}{spread}" if values.notna().any() else "-"
             for key in SHOWN:
-                gain = paired(part, key, name, names[0]) if name != names[0] else None
+                gain = paired(seeded(part, name), key, name, names[0]) if name != names[0] else None
                 line[f"Δ {FULL_NAMES[key]}"] = gain.text(sign=True) if gain else "-"
-            line["seconds"] = f"{mine['seconds'].astype(float).mean():.0f}"
+            seconds = mine["seconds"].astype(float).mean()
+            line["seconds"] = "-" if np.isnan(seconds) else f"{seconds:.0f}"
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def seeded(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """``rows`` with a variant of one seed repeated for all seeds of its category, so that it can be paired."""
+    mine, others = rows[rows["variant"] == name], rows[rows["variant"] != name]
+    if mine["seed"].nunique() > 1:
+        return rows
+    seeds = others[["category", "seed"]].drop_duplicates()
+    return pd.concat([others, seeds.merge(mine.drop(columns="seed"), on="category")], ignore_index=True)

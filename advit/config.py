@@ -1,4 +1,4 @@
-"""One frozen configuration for model, objective, training and scoring, and the presets built on it."""
+"""One frozen configuration for model, objective, training and scoring."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ADViTConfig:
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")
-    standardise: str = option("image", "unit of a map: its statistics per position (position, shrunk) or image, or none")
+    standardise: str = option("image", "unit of a map: statistics per position (position, shrunk), of images, or none")
     mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis, woven into a map this many times as fine")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
@@ -132,14 +132,17 @@ class ADViTConfig:
             )
         try:
             possible = all(1 <= side <= self.grid for side in self.block_sides)
+            possible = possible and (self.grid == 1 or min(self.block_sides) < self.grid)
         except ValueError:
             possible = False
         if not possible:
-            raise ConfigError(f"mask_blocks={self.mask_blocks}: sides from 1 to {self.grid}, or all, as in 1,2,all.")
+            known = f"sides from 1 to {self.grid}, not all alone, as 1,2,all"
+            raise ConfigError(f"mask_blocks={self.mask_blocks}: {known}.")
         if self.target_cells > 1 and (self.density_target != "filters" or self.score_shifts > 1):
             raise ConfigError("target_cells above 1 needs density_target=filters and score_shifts=1.")
-        if self.density_target == "filters" and self.patch < 4 * self.target_cells:
-            raise ConfigError(f"target_cells={self.target_cells}: places of patch={self.patch} are under 4 pixels.")
+        place = self.patch / self.target_cells
+        if self.density_target == "filters" and (place < 4 or place % 1):
+            raise ConfigError(f"target_cells={self.target_cells}: places of patch={self.patch} need 4 pixels or more.")
         if self.shift >= self.image_size:
             raise ConfigError(f"shift={self.shift}: must be below image_size={self.image_size}.")
         if not -50 <= self.log_variance_floor <= 0:
@@ -182,23 +185,3 @@ def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             raise ConfigError(f"--set {pair}: {name} takes {kinds[name].__name__}, not {text!r}.") from None
     return options
-
-
-PRESETS: dict[str, ADViTConfig] = {
-    "paper": ADViTConfig(),
-    "vt_adl": ADViTConfig(model="vt_adl", minimax="none", minimax_lambda=0.0, standardise="none"),
-    "quick": ADViTConfig(
-        image_size=256, patch=16, dim=96, depth=3, heads=4, mlp_dim=192, sigma_max=8.0, bottleneck=128,
-        decoder_width=16, reconstruction_scale=2, components=3, density_context="others", density_target="filters",
-        target_cells=2, density_hidden=128, log_variance_floor=-4.0, mask_blocks="1,2,4,all", minimax_lambda=0.001,
-        epochs=300, max_steps=900, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
-        brightness=0.05, precision="auto", density_score="surprise", standardise="position", map_sigma=8.0,
-    ),
-}  # fmt: skip
-
-
-def preset(name: str) -> ADViTConfig:
-    """The preset of this name; an unknown one raises and names the nearest."""
-    if name not in PRESETS:
-        raise ConfigError(f"Unknown preset {name!r}: choose {', '.join(PRESETS)}.{nearest(name, list(PRESETS))}")
-    return PRESETS[name]

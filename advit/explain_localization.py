@@ -16,7 +16,7 @@ from advit.masks import scoring_masks
 from advit.metrics import rank, region_weights
 from advit.networks import by_place
 from advit.patches import patchify, unpatchify
-from advit.precision import unit_images
+from advit.precision import full_precision, unit_images
 from advit.scoring import pixel_maps, shift_offsets
 
 
@@ -104,7 +104,8 @@ def _one_set(network: nn.Module, images: Tensor, masks: Tensor | None) -> dict[s
     for mask in [None] if masks is None else masks.to(images.device):
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
             encoded, _ = network.encode(images, None if mask is None else mask[None])
-            target, mixture = network.density_target(images, encoded), network.density(encoded)
+            target = network.target(images) if network.target is not None else full_precision(encoded)
+            mixture = network.density(encoded)
             score = network.patch_nll(encoded, target, config.density_score)
         weight = mixture.log_weight.exp()
         centre = (weight[..., None] * mixture.mean).sum(dim=-2)

@@ -30,7 +30,8 @@ def expected_nll(mixture: Mixture) -> Tensor:
 
     sum_k pi_k (-log pi_k + 1/2 sum_d (1 + log 2 pi + log var_kd)): the mean entropy of the Gaussians plus that of the
     weights. It is the entropy -E[log p] itself for K = 1 and for Gaussians that do not overlap, else an upper bound.
-    NLL minus this is the surprise: 0 on average where the mixture is right, however uncertain it is.
+    NLL minus this is the surprise: where the mixture is right 0 on average (or a little less, if Gaussians overlap),
+    however uncertain it is.
 
     Source: Huber et al. 2008, eq. 8 (upper bound on a mixture's entropy). Test: tests/test_eq_mdn.py
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from advit.attention import AnomalyAttention, Associations
@@ -59,7 +60,9 @@ class ADViT(nn.Module):
     by a learned token, so that the density of a patch follows from the other patches alone. With "self" it
     follows from the patch's own features, after the noise, and its target is the feature vector without
     noise and without gradient. The position embedding is learned, but starts from waves: from small random numbers
-    the encoder takes thousands of steps to find a patch's neighbours.
+    the encoder takes thousands of steps to find a patch's neighbours. With filters as the density's target a patch is
+    embedded with its own filter features besides its pixels: what is to be predicted then follows from the other tokens
+    almost linearly, and is learnt in hundreds of steps.
 
     Test: tests/test_model.py
     """
@@ -69,6 +72,8 @@ class ADViT(nn.Module):
         self.config = config
         n, d = config.grid**2, config.dim
         self.embed = nn.Linear(config.patch**2 * CHANNELS, d)
+        filters = config.density_target == "filters"
+        self.embed_features = nn.Linear(config.target_cells**2 * FEATURES, d) if filters else None
         self.position = nn.Parameter(position_waves(config.grid, d)[None])
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d)
@@ -83,7 +88,7 @@ class ADViT(nn.Module):
         if config.density_target == "pixels":
             width = config.target_dim
             self.target = PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=width)
-        elif config.density_target == "filters":
+        elif filters:
             width = FEATURES
             self.target = FilterTarget(image_size=config.image_size, grid=config.grid, cells=config.target_cells)
         self.mask_token = nn.Parameter(torch.zeros(d)) if config.density_context == "others" else None
@@ -96,12 +101,18 @@ class ADViT(nn.Module):
             places=config.target_cells**2,
         )
 
-    def encode(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Associations]]:
+    def encode(
+        self, images: Tensor, mask: Tensor | None = None, target: Tensor | None = None
+    ) -> tuple[Tensor, list[Associations]]:
         """Images ``(batch, 3, H, H)`` to features ``(batch, N, d)`` and the associations of every layer.
 
-        ``mask (batch, N)``: True where a patch is hidden from the encoder.
+        ``mask (batch, N)``: True where a patch is hidden from the encoder. ``target``: the images' filter features, if
+        they are known already.
         """
         x = self.embed(patchify(images - 0.5, self.config.patch))
+        if self.embed_features is not None:
+            target = self.target(images) if target is None else target
+            x = x + self.embed_features(rearrange(target, "b (n s) d -> b n (s d)", n=x.shape[1]))
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
         x = x + self.position
@@ -113,22 +124,20 @@ class ADViT(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> ADViTOutput:
         """One pass. ``noise (batch, N, d)``: a draw of N(0, noise_sd^2), added in training mode only."""
-        encoded, associations = self.encode(images, mask)
+        target = self.target(images) if self.target is not None else None
+        encoded, associations = self.encode(images, mask, target)
+        target = full_precision(encoded).detach() if target is None else target
         features = encoded + noise if self.training and noise is not None else encoded
         return ADViTOutput(
             encoded=encoded,
             reconstruction=self.reconstruct(features),
-            nll=self.patch_nll(features, self.density_target(images, encoded)),
+            nll=self.patch_nll(features, target),
             associations=associations,
         )
 
     def reconstruct(self, features: Tensor) -> Tensor:
         """Features ``(batch, N, d)`` to the reconstruction ``(batch, 3, R, R)`` in [0, 1]."""
         return self.decoder(self.to_vector(features))
-
-    def density_target(self, images: Tensor, encoded: Tensor) -> Tensor:
-        """What the mixtures describe: ``(batch, N places, D)``, fixed features of the images or the encoded ones."""
-        return self.target(images) if self.target is not None else full_precision(encoded).detach()
 
     def patch_nll(self, features: Tensor, target: Tensor, score: str = "nll") -> Tensor:
         """NLL of every place's target under its mixture, in nats per dimension, ``(batch, N places)``.

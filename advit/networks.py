@@ -15,6 +15,7 @@ from advit.losses import reconstruction_loss
 from advit.masks import random_masks
 from advit.model import ADViT
 from advit.patches import patchify
+from advit.precision import full_precision
 from advit.vt_adl import VTADL, public_patch_nll, vt_adl_loss
 
 SCORES = ("density", "reconstruction", "discrepancy", "association")
@@ -42,7 +43,7 @@ FIT_COPIES = 5  # of every training image, changed as in training, besides the i
 
 
 def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: int, seed: int = 0) -> None:
-    """Fit the fixed part of the network (the target's whitening) to all defect-free training images.
+    """Fit the fixed part of the network (the target's whitening) to ``count`` defect-free training images.
 
     Filters see each image also moved and brightened as in training, so that a place's statistics allow for that.
     """
@@ -119,7 +120,8 @@ def patch_scores(
 ) -> dict[str, Tensor]:
     """The wanted scores of every patch, ``(batch, N)`` each; high means abnormal, except the discrepancy.
 
-    density: NLL_i or its surprise, in nats per dimension, of every place, ``(batch, N places)``; reconstruction: e_i, mean squared error of the patch;
+    density: NLL_i or its surprise, in nats per dimension, of every place, ``(batch, N places)``;
+    reconstruction: e_i, mean squared error of the patch;
     discrepancy: AD_i in nats; association: softmax_i(-AD) e_i (Anomaly Transformer, eq. 6). ``target``: of the density,
     if it is known already.
     ``vt_adl`` has no prior-association and gives the first two.
@@ -129,10 +131,12 @@ def patch_scores(
     config: ADViTConfig = network.config
     if config.model == "vt_adl":
         return public_patch_scores(network, images, wanted)
-    encoded, associations = network.encode(images, mask)
+    if target is None and network.target is not None:
+        target = network.target(images)
+    encoded, associations = network.encode(images, mask, target)
     scores: dict[str, Tensor] = {}
     if "density" in wanted:
-        target = network.density_target(images, encoded) if target is None else target
+        target = full_precision(encoded) if target is None else target
         scores["density"] = network.patch_nll(encoded, target, config.density_score)
     if {"reconstruction", "association"} & set(wanted):
         side = config.patch // config.reconstruction_scale

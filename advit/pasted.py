@@ -29,7 +29,7 @@ from advit.images import read_image, resize_image
 AREA = (0.0008, 0.15)  # share of the image that a defect covers; a draw outside is drawn again
 VISIBLE = 8.0  # grey levels: a smaller change is no defect
 SPECK = 1e-4  # share of the image: a smaller piece of a defect is left unmarked
-GAP = 3  # px: wider gaps in a defect are left open
+GAP = 3  # px: gaps in a defect up to twice as wide are closed
 DRAWS = 40
 MOST_HELD = 40  # images: more would only cost time
 LEAST_SPREAD = 10.0  # grey levels: strength is in units of the image's sd, which is taken to be no smaller
@@ -131,26 +131,31 @@ def marked(changed: np.ndarray) -> np.ndarray:
 def paste(
     kind: str, image: np.ndarray, other: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An image ``(h, h, 3)`` uint8 with a defect, and its mask ``(h, h)`` bool: where it changed visibly.
+    """An image ``(h, h, 3)`` uint8 with a defect, and its mask ``(h, h)`` bool: where it visibly changed.
 
-    Draws again while the mask's area is not within AREA; where no draw is (a smear on a plain image leaves no trace)
-    a stain takes its place. Test: tests/test_pasted.py
+    Specks are not marked. Draws again while the mask's area is not within AREA; where no draw is (a smear on a plain
+    image leaves no trace) a stain takes its place.
+
+    Raises:
+        DataError: if no draw at all succeeds.
+
+    Test: tests/test_pasted.py
     """
     source, donor = image.astype(float), other.astype(float)
     for draw in range(2 * DRAWS):
         changed = np.clip(KINDS[kind if draw < DRAWS else "stain"](source, donor, rng), 0, 255).round()
         mask = marked(np.abs(changed - source).max(axis=-1) >= VISIBLE)
         if AREA[0] <= mask.mean() <= AREA[1]:
-            break
-    return changed.astype(np.uint8), mask
+            return changed.astype(np.uint8), mask
+    raise DataError(f"{2 * DRAWS} draws of {kind} on an image were all too small or too large to be a defect.")
 
 
 def paste_category(category: Category, out: Path, *, size: int = 256, seed: int = 0, progress: bool = True) -> Path:
     """Write the validation set of a category in the layout of MVTec AD to ``out / category.name``; returns that folder.
 
-    Every fifth training image is held out, 40 at most. Once as it is (``test/good``), once with each kind of defect
-    (``test/<kind>``, mask in ``ground_truth``); the others are ``train/good``. All are ``size`` pixels square. The
-    category's test images are not opened. The same seed gives the same files.
+    Every fifth training image is held out (of more than 200, 40): once as it is (``test/good``), once with each kind
+    of defect (``test/<kind>``, mask in ``ground_truth``); the others are ``train/good``. All are ``size`` pixels
+    square. The category's test images are not opened. The same seed gives the same files.
 
     Args:
         out: a folder; ``out / category.name`` must not exist yet.
@@ -165,7 +170,7 @@ def paste_category(category: Category, out: Path, *, size: int = 256, seed: int 
     if count < 2 * HOLD_OUT:
         raise DataError(f"{category.root} has {count} training images; a validation set needs {2 * HOLD_OUT}.")
     if folder.exists():
-        raise DataError(f"{folder} exists. Remove it, or choose another --out.")
+        raise DataError(f"{folder} exists. Remove it, or write elsewhere.")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
 

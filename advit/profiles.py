@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from advit.config import PRESETS, ADViTConfig, with_options
+from advit.config import ADViTConfig, with_options
 from advit.errors import ConfigError, nearest
+from advit.presets import PRESETS
 
 TINY = dict(
     image_size=32, patch=8, dim=24, depth=2, heads=2, mlp_dim=32, sigma_max=4.0, bottleneck=16, density_hidden=16,
     epochs=24, max_steps=48, batch_size=6, precision="float64", shift=1, evaluation_size=64, learning_rate=3e-3,
 )  # fmt: skip
 SMALL = dict(
-    image_size=128, patch=16, dim=48, depth=2, heads=4, mlp_dim=96, sigma_max=4.0, bottleneck=48, density_hidden=48,
-    max_steps=200, shift=2, evaluation_size=128, precision="float32",
+    image_size=64, patch=8, dim=48, depth=2, heads=4, mlp_dim=96, sigma_max=4.0, bottleneck=48, density_hidden=48,
+    max_steps=120, shift=1, evaluation_size=128, precision="float32",
 )  # fmt: skip
 
 
@@ -46,9 +47,9 @@ class Profile:
 def quick_opponent() -> ADViTConfig:
     """``vt_adl`` at the image size of ``quick``, at the public grid of 8 x 8 patches, for about the time of ``quick``.
 
-    One of its steps takes about twelve times as long, since its decoder makes 512 x 512 pixels whatever the image.
+    One of its steps takes many times as long, since its decoder makes 512 x 512 pixels whatever the image.
     """
-    return replace(PRESETS["vt_adl"], image_size=128, patch=16, epochs=4, max_steps=75, evaluation_size=256)
+    return replace(PRESETS["vt_adl"], image_size=128, patch=16, epochs=100, max_steps=40, evaluation_size=256)
 
 
 PROFILES: dict[str, Profile] = {
@@ -128,9 +129,10 @@ def experiments(profile: Profile, seeds: tuple[int, ...] = ()) -> dict[str, Expe
         "gaussians": Experiment({f"K={k}": replace(base, components=k) for k in profile.gaussians}, ablation),
         "conditioning": Experiment(
             {
-                "others": replace(base, density_context="others", density_target="pixels"),
-                "self": replace(base, density_context="self", density_target="pixels"),
-                "self, encoded": replace(base, density_context="self", density_target="encoded"),
+                "others": base,
+                "others, pixels": replace(base, density_target="pixels", target_cells=1),
+                "self": replace(base, density_context="self"),
+                "self, encoded": replace(base, density_context="self", density_target="encoded", target_cells=1),
             },
             ablation,
         ),

@@ -62,14 +62,14 @@ class PixelTarget(nn.Module):
 class FilterTarget(nn.Module):
     """z_u = W_u (f_u - m_u): the filter features of each place u, white among defect-free images at that place.
 
-    A patch has ``cells`` x ``cells`` places; a place's 15 features are those of :class:`advit.filters.FilterBank`. m_u
+    A patch has ``cells`` x ``cells`` places; a place's 23 features are those of :class:`advit.filters.FilterBank`. m_u
     and C_u are mean and covariance over training images, C_u shrunk towards the mean covariance of all places,
 
         C_u <- (n C_u + F C_pooled) / (n + F) + 0.01^2 I,    W_u^T W_u = C_u^-1
 
-    with n images and F = 15: the posterior mean under an inverse Wishart prior worth F images. So |z_u|^2 is what the
-    classical floor "per-position Gaussian of Gabor features" measures, and a mixture that has learnt nothing yet, one
-    standard Gaussian at every place, starts there.
+    with n pictures (copies moved and brightened as in training included) and F = 23: the posterior mean under an
+    inverse Wishart prior worth F pictures. So |z_u|^2 is what the classical floor "per-position Gaussian of Gabor
+    features" measures, and a mixture that has learnt nothing yet, one standard Gaussian at every place, starts there.
 
     Args:
         image_size: H. grid: patches along one side. cells: places along one side of a patch.
@@ -85,12 +85,12 @@ class FilterTarget(nn.Module):
         self.register_buffer("whitening", torch.zeros(places, FEATURES, FEATURES))
 
     def features(self, images: Tensor) -> Tensor:
-        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 15)``; the places of a patch follow each other."""
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 23)``; the places of a patch follow each other."""
         order = "b d (gh i) (gw j) -> b (gh gw i j) d"
         return rearrange(self.bank(images), order, i=self.cells, j=self.cells)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 15)`` targets."""
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 23)`` targets."""
         with torch.autocast(images.device.type, enabled=False):
             return torch.einsum("bud,ude->bue", self.features(images) - self.mean, self.whitening)
 
@@ -99,7 +99,7 @@ class FilterTarget(nn.Module):
         """Set m and W from batches of defect-free images, in float64, one pass (Welford's update)."""
         count, mean, total = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.whitening).double()
         for images in batches:
-            for f in self.features(images.to(self.bank.mean.dtype)).double():
+            for f in self.features(images.to(self.bank.opponent.dtype)).double():
                 count += 1
                 delta = f - mean
                 mean += delta / count

@@ -5,10 +5,11 @@ import pytest
 
 from advit.association_claim import HeadScores, claim_rows, head_effects, head_scores, measures
 from advit.cache import ImageCache
-from advit.config import PRESETS, with_options
+from advit.config import with_options
 from advit.data import open_category
 from advit.explain import association_view, reach
 from advit.networks import build_network
+from advit.presets import PRESETS
 
 TINY = with_options(
     PRESETS["quick"],

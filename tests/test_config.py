@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from advit.config import PRESETS, ADViTConfig, parse_options, preset, with_options
+from advit.config import ADViTConfig, parse_options, with_options
 from advit.errors import ConfigError
+from advit.presets import PRESETS, preset
 
 
 def test_defaults_are_the_public_setting():
@@ -49,7 +50,7 @@ def test_bad_options_are_named(options, message):
     assert message in str(error.value)
 
 
-SQUARES = "sides from 1 to 8, or all, as in 1,2,all."
+SQUARES = "sides from 1 to 8, not all alone, as 1,2,all."
 
 
 @pytest.mark.parametrize(
@@ -63,11 +64,15 @@ SQUARES = "sides from 1 to 8, or all, as in 1,2,all."
         ),
         (
             {"target_cells": 17, "density_target": "filters"},
-            "target_cells=17: places of patch=64 are under 4 pixels.",
+            "target_cells=17: places of patch=64 need 4 pixels or more.",
         ),
         (
             {"patch": 2, "target_dim": 12, "density_target": "filters"},
-            "target_cells=1: places of patch=2 are under 4 pixels.",
+            "target_cells=1: places of patch=2 need 4 pixels or more.",
+        ),
+        (
+            {"target_cells": 3, "density_target": "filters"},
+            "target_cells=3: places of patch=64 need 4 pixels or more.",
         ),
         ({"mask_blocks": "9"}, f"mask_blocks=9: {SQUARES}"),
         ({"mask_blocks": "1,0"}, f"mask_blocks=1,0: {SQUARES}"),
@@ -75,11 +80,23 @@ SQUARES = "sides from 1 to 8, or all, as in 1,2,all."
         ({"mask_blocks": "1,,2"}, f"mask_blocks=1,,2: {SQUARES}"),
         ({"mask_blocks": "1,most"}, f"mask_blocks=1,most: {SQUARES}"),
         ({"mask_blocks": ""}, f"mask_blocks=: {SQUARES}"),
+        ({"mask_blocks": "all"}, f"mask_blocks=all: {SQUARES}"),
+        ({"mask_blocks": "8"}, f"mask_blocks=8: {SQUARES}"),
+        ({"mask_blocks": "all,8"}, f"mask_blocks=all,8: {SQUARES}"),
         ({"mask_blocks": 2}, "mask_blocks must be str, got 2."),
         ({"density_target": "filter"}, "density_target='filter': must be one of filters, pixels, encoded. "
          "Did you mean 'filters'?"),
         ({"density_score": "suprise"}, "density_score='suprise': must be one of nll, surprise. "
          "Did you mean 'surprise'?"),
+        ({"reconstruction_scale": 0}, "reconstruction_scale=0: must be above zero."),
+        ({"reconstruction_scale": -2}, "reconstruction_scale=-2: must be a finite number, zero or more."),
+        ({"reconstruction_scale": 3}, "reconstruction_scale=3 does not divide patch=64."),
+        ({"reconstruction_scale": 128}, "reconstruction_scale=128 does not divide patch=64."),
+        ({"reconstruction_scale": 2.0}, "reconstruction_scale must be int, got 2.0."),
+        ({"standardise": "shrink"}, "standardise='shrink': must be one of shrunk, position, image, none. "
+         "Did you mean 'shrunk'?"),
+        ({"score": "combined", "standardise": "none"},
+         "score=combined adds maps of different units: set standardise=image, position or shrunk."),
     ],
 )  # fmt: skip
 def test_errors_of_the_density_s_options_to_the_letter(options, message):
@@ -89,9 +106,11 @@ def test_errors_of_the_density_s_options_to_the_letter(options, message):
 
 
 def test_sides_of_squares_in_patches():
-    for text, sides in [("1", [1]), ("1,2,all", [1, 2, 8]), ("8", [8]), ("all", [8])]:
+    for text, sides in [("1", [1]), ("1,2,all", [1, 2, 8]), ("8,4", [8, 4]), ("2,2", [2, 2])]:
         assert ADViTConfig(mask_blocks=text).block_sides == sides
+    assert ADViTConfig(image_size=64, mask_blocks="all").block_sides == [1]  # one patch: nothing else to hide
     assert ADViTConfig(density_target="filters", target_cells=16).target_cells == 16
+    assert ADViTConfig(reconstruction_scale=64).reconstruction_scale == 64
     assert parse_options(["mask_blocks=1,2,all", "target_cells=2"]) == {"mask_blocks": "1,2,all", "target_cells": 2}
 
 

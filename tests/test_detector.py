@@ -7,8 +7,9 @@ from torch import nn
 
 import advit.detector as module
 from advit.calibration import Standardiser, decision_threshold, fit_standardiser
-from advit.config import PRESETS, with_options
+from advit.config import with_options
 from advit.detector import Detector, calibrate, judge_by_others
+from advit.presets import PRESETS
 
 CPU = torch.device("cpu")
 

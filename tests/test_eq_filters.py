@@ -6,7 +6,23 @@ import math
 import pytest
 import torch
 
-from advit.filters import COLOUR_UNIT, FEATURES, OPPONENT, ORIENTATIONS, SPREAD, WAVELENGTHS, FilterBank, window_rows
+from advit.filters import (
+    BRIGHTNESS_SPREAD,
+    COLOUR_SPREADS,
+    COLOUR_UNIT,
+    COLOURED,
+    FEATURES,
+    LEVELS,
+    OPPONENT,
+    ORIENTATIONS,
+    WAVELENGTH,
+    FilterBank,
+    window_rows,
+)
+
+TEXTURES = LEVELS * ORIENTATIONS
+BRIGHTNESS = TEXTURES + 2  # after the texture of two colours
+COLOURS = slice(BRIGHTNESS + 1, None)
 
 
 def images(size, batch=2, seed=0):
@@ -18,34 +34,57 @@ def envelope(size, centre, spread):
     return [v / sum(values) for v in values]
 
 
+def halved(plane):
+    """Means of 2 x 2 pixels of a list of rows."""
+    half = range(len(plane) // 2)
+    return [[sum(plane[2 * i + a][2 * j + b] for a in (0, 1) for b in (0, 1)) / 4 for j in half] for i in half]
+
+
+def modulus(plane, grid, row, column, angle):
+    """Mean modulus of the Gabor response of one direction in one place, at 4 px of the plane as it is given."""
+    size = len(plane)
+    per_place = max(1, round(size / grid / 4))
+    count, moduli = grid * per_place, []
+    for i in range(row * per_place, (row + 1) * per_place):
+        for j in range(column * per_place, (column + 1) * per_place):
+            cy, cx = (i + 0.5) * size / count - 0.5, (j + 0.5) * size / count - 0.5
+            down, right = (envelope(size, c, 0.56 * 4) for c in (cy, cx))
+            response = 0
+            for y in range(size):
+                for x in range(size):
+                    phase = ((x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)) / 4
+                    response += down[y] * right[x] * cmath.exp(2j * math.pi * phase) * plane[y][x]
+            moduli.append(abs(response))
+    return sum(moduli) / len(moduli)
+
+
 def loops(image, grid, row, column):
-    """The 15 features of one place of one image ``(3, H, H)``, in float64."""
-    size = image.shape[-1]
+    """The 23 features of one place of one image ``(3, H, H)``, in float64."""
+    size, angles = image.shape[-1], [math.pi * o / 4 for o in range(4)]
     pixels = [[[255 * float(image[c, y, x]) for c in range(3)] for x in range(size)] for y in range(size)]
     planes = [[[sum(w * v for w, v in zip(o, p, strict=True)) for p in line] for line in pixels] for o in OPPONENT]
-    found = []
-    for wavelength in WAVELENGTHS:
-        per_place = max(1, round(size / grid / wavelength))
-        count = grid * per_place
-        for o in range(ORIENTATIONS):
-            angle, moduli = math.pi * o / ORIENTATIONS, []
-            for i in range(row * per_place, (row + 1) * per_place):
-                for j in range(column * per_place, (column + 1) * per_place):
-                    cy, cx = (i + 0.5) * size / count - 0.5, (j + 0.5) * size / count - 0.5
-                    down, right = (envelope(size, c, 0.56 * wavelength) for c in (cy, cx))
-                    response = 0
-                    for y in range(size):
-                        for x in range(size):
-                            phase = ((x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)) / wavelength
-                            response += down[y] * right[x] * cmath.exp(2j * math.pi * phase) * planes[0][y][x]
-                    moduli.append(abs(response))
-            found.append(math.log(1 + sum(moduli) / len(moduli)))
-    down, right = (envelope(size, (k + 0.5) * size / grid - 0.5, SPREAD) for k in (row, column))
-    means = [sum(down[y] * right[x] * p[y][x] for y in range(size) for x in range(size)) for p in planes]
-    return [*found, math.log(1 + means[0]), means[1] / COLOUR_UNIT, means[2] / COLOUR_UNIT]
+    found, level = [], planes[0]
+    for wavelength in (4, 8, 16, 32):
+        found += [math.log(1 + modulus(level, grid, row, column, angle)) for angle in angles]
+        level = halved(level) if wavelength < 32 else None
+    for plane in planes[1:]:
+        found.append(math.log(1 + sum(modulus(halved(plane), grid, row, column, angle) for angle in angles) / 4))
+
+    def mean(plane, spread):
+        down, right = (envelope(size, (k + 0.5) * size / grid - 0.5, spread) for k in (row, column))
+        return sum(down[y] * right[x] * plane[y][x] for y in range(size) for x in range(size))
+
+    found.append(math.log(1 + mean(planes[0], 8)))
+    return found + [mean(plane, spread) / 60 for spread in (4, 16) for plane in planes[1:]]
 
 
-@pytest.mark.parametrize("size, grid, row, column", [(16, 2, 1, 0), (18, 3, 1, 2)])
+def test_the_bank_s_constants_are_those_of_its_docstring():
+    assert (LEVELS, WAVELENGTH, COLOURED, ORIENTATIONS) == (4, 4, 1, 4)
+    assert (BRIGHTNESS_SPREAD, COLOUR_SPREADS, COLOUR_UNIT) == (8, (4, 16), 60)
+    assert FEATURES == 16 + 2 + 1 + 4 == 23
+
+
+@pytest.mark.parametrize("size, grid, row, column", [(16, 2, 1, 0), (24, 3, 1, 2), (32, 2, 0, 1)])
 def test_every_filter_at_one_place_against_loops(size, grid, row, column):
     x = images(size)
     found = FilterBank(image_size=size, grid=grid)(x)
@@ -53,50 +92,76 @@ def test_every_filter_at_one_place_against_loops(size, grid, row, column):
     assert found[1, :, row, column].tolist() == pytest.approx(loops(x[1], grid, row, column), rel=2e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("k", range(len(WAVELENGTHS)))
+def passed(wave, width):
+    """What is left of a wave's amplitude in means of ``width`` pixels."""
+    return math.sin(math.pi * width * wave) / (width * math.sin(math.pi * wave)) if abs(wave) > 1e-9 else 1
+
+
+def grating(size, wavelength, angle):
+    y, x = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
+    return torch.cos(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / wavelength)
+
+
+@pytest.mark.parametrize("k", range(LEVELS))
 @pytest.mark.parametrize("o", range(ORIENTATIONS))
 def test_a_grating_answers_strongest_in_its_own_channel(k, o):
     """A wave along the direction o, of the amplitude a: its own filter answers a / 2, the envelope's sum being 1."""
-    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
-    angle = math.pi * o / ORIENTATIONS
-    wave = torch.cos(2 * math.pi * (x * math.cos(angle) + y * math.sin(angle)) / WAVELENGTHS[k])
-    found = FilterBank(image_size=96, grid=6)((0.5 + 0.3 * wave).expand(1, 3, -1, -1))[0, :12]
+    wavelength, angle = WAVELENGTH * 2**k, math.pi * o / ORIENTATIONS
+    wave = grating(192, wavelength, angle)
+    found = FilterBank(image_size=192, grid=6)((0.5 + 0.3 * wave).expand(1, 3, -1, -1))[0, :TEXTURES]
     inner = found[:, 2:4, 2:4]
     assert (inner.argmax(dim=0) == k * ORIENTATIONS + o).all()
-    assert inner[k * ORIENTATIONS + o].expm1().mean().item() == pytest.approx(255 * 0.15, rel=0.03)
+    left = passed(math.cos(angle) / wavelength, 2**k) * passed(math.sin(angle) / wavelength, 2**k)
+    assert inner[k * ORIENTATIONS + o].expm1().mean().item() == pytest.approx(255 * 0.15 * left, rel=0.03)
+
+
+@pytest.mark.parametrize("c", [0, 1])
+@pytest.mark.parametrize("o", range(ORIENTATIONS))
+def test_a_grating_of_one_colour_alone_is_texture_of_that_colour_alone(c, o):
+    """Of 8 px; one of four directions answers, so the mean over them is about a quarter of that."""
+    angle = math.pi * o / ORIENTATIONS
+    change = torch.linalg.inv(torch.tensor(OPPONENT))[:, 1 + c]  # moves this colour by 1, the other two not at all
+    x = 0.5 + 0.2 * change[:, None, None] * grating(96, 8.0, angle)
+    assert x.min() >= 0 and x.max() <= 1
+    bank = FilterBank(image_size=96, grid=6)
+    found, plain = (bank(v[None])[0, :, 2:4, 2:4] for v in (x, torch.full_like(x, 0.5)))
+    other = [*range(TEXTURES), TEXTURES + 1 - c, BRIGHTNESS]
+    assert torch.allclose(found[other], plain[other], atol=2e-3)
+    left = passed(math.cos(angle) / 8, 2) * passed(math.sin(angle) / 8, 2)
+    answer = found[TEXTURES + c].expm1().mean().item()
+    assert 0.98 < answer / (255 * 0.1 * left / 4) < 1.25  # the neighbouring directions answer a little
 
 
 def test_a_grey_image_has_no_colour_and_its_own_brightness():
     grey = images(32)[:, :1].expand(-1, 3, -1, -1)
     found = FilterBank(image_size=32, grid=4)(grey)
-    assert found[:, 13:].abs().max() < 1e-5
+    assert found[:, TEXTURES:BRIGHTNESS].abs().max() < 2e-4 and found[:, COLOURS].abs().max() < 1e-5
     plain = FilterBank(image_size=32, grid=4)(torch.full((1, 3, 32, 32), 0.4))
-    assert plain[0, 12].expm1().tolist() == [pytest.approx([102.0] * 4, rel=1e-4)] * 4
+    assert plain[0, BRIGHTNESS].expm1().tolist() == [pytest.approx([102.0] * 4, rel=1e-4)] * 4
 
 
 def test_colours_are_opposed_red_to_green_and_yellow_to_blue():
     bank = FilterBank(image_size=32, grid=2)
     red, green, blue = (torch.eye(3)[c].view(1, 3, 1, 1).expand(1, 3, 32, 32) for c in range(3))
-    assert bank(red)[0, 13:, 0, 1].tolist() == pytest.approx([127.5 / 60, 63.75 / 60], rel=1e-5)
-    assert bank(green)[0, 13:, 0, 1].tolist() == pytest.approx([-127.5 / 60, 63.75 / 60], rel=1e-5)
-    assert bank(blue)[0, 13:, 0, 1].tolist() == pytest.approx([0, -127.5 / 60], rel=1e-5, abs=1e-6)
+    assert bank(red)[0, COLOURS, 0, 1].tolist() == pytest.approx([127.5 / 60, 63.75 / 60] * 2, rel=1e-5)
+    assert bank(green)[0, COLOURS, 0, 1].tolist() == pytest.approx([-127.5 / 60, 63.75 / 60] * 2, rel=1e-5)
+    assert bank(blue)[0, COLOURS, 0, 1].tolist() == pytest.approx([0, -127.5 / 60] * 2, rel=1e-5, abs=1e-6)
 
 
 def test_values_move_with_the_image():
     """By whole places, far enough from the border that no envelope is cut."""
-    bank, x = FilterBank(image_size=128, grid=8), images(128)
-    moved = bank(x.roll((16, -16), (2, 3)))[:, :, 4, 3]
-    assert torch.allclose(moved, bank(x)[:, :, 3, 4], atol=1e-4)
-    assert (moved - bank(x)[:, :, 4, 3]).abs().max() > 0.05
+    bank, x = FilterBank(image_size=256, grid=16), images(256)
+    moved = bank(x.roll((16, -16), (2, 3)))[:, :, 8, 7]
+    assert torch.allclose(moved, bank(x)[:, :, 7, 8], atol=1e-4)
+    assert (moved - bank(x)[:, :, 8, 7]).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("grid", [4, 8])
 def test_small_images_and_places_have_finite_features(grid):
     bank = FilterBank(image_size=32, grid=grid)
-    assert FEATURES == len(WAVELENGTHS) * ORIENTATIONS + 3 == 15
     for x in (images(32, 3), torch.zeros(3, 3, 32, 32), torch.ones(3, 3, 32, 32)):
         found = bank(x)
-        assert found.shape == (3, 15, grid, grid) and found.isfinite().all()
+        assert found.shape == (3, FEATURES, grid, grid) and found.isfinite().all()
     assert (bank(torch.zeros(1, 3, 32, 32)) == 0).all()
 
 

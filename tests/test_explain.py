@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from advit.config import PRESETS, ADViTConfig, with_options
+from advit.config import ADViTConfig, with_options
 from advit.discrepancy import association_discrepancy
 from advit.explain import (
     association_view,
@@ -19,6 +19,7 @@ from advit.explain import (
     reach,
 )
 from advit.networks import build_network
+from advit.presets import PRESETS
 
 SMALL = with_options(
     ADViTConfig(),

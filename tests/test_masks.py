@@ -44,11 +44,13 @@ def test_every_set_of_every_side_hides_every_patch_exactly_once(grid, share):
 
 
 def test_all_hides_everything_in_one_mask():
-    c = config(mask_blocks="all")
-    (masks,) = scoring_masks(c, generator())
-    assert masks.shape == (1, 49) and masks.all()
-    drawn = random_masks(c, 5, generator())
-    assert drawn.shape == (5, 49) and drawn.all()
+    c = config(mask_blocks="1,all")
+    some, masks = scoring_masks(c, generator())
+    assert masks.shape == (1, 49) and masks.all() and not some.all(dim=1).any()
+    drawn = random_masks(c, 40, generator())
+    assert drawn.shape == (40, 49) and set(drawn.sum(dim=1).tolist()) == {24, 49}
+    alone = config(1, mask_blocks="all")  # a single patch: there is nothing else to hide
+    assert scoring_masks(alone, generator())[0].tolist() == random_masks(alone, 1, generator()).tolist() == [[True]]
 
 
 @pytest.mark.parametrize("grid, side", [(6, 1), (6, 2), (6, 3), (6, 6)])

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from advit.config import PRESETS, ADViTConfig, with_options
+from advit.config import ADViTConfig, with_options
+from advit.filters import FEATURES
 from advit.masks import random_masks
 from advit.model import EncoderLayer
-from advit.networks import build_network, by_place, training_terms
+from advit.networks import build_network, by_place, shrunk, training_terms
 from advit.precision import full_precision, resolve_precision
+from advit.presets import PRESETS
 
 SMALL = with_options(
     ADViTConfig(),
@@ -116,9 +118,15 @@ def test_density_is_per_dimension_with_a_target_that_has_no_noise_and_no_gradien
     network.zero_grad()
     mixture = network.density((encoded + noise).detach())
     assert not mixture.mean.requires_grad and encoded.requires_grad  # what is left would come through the target
-    target = network.density_target(IMAGES, encoded)
-    assert torch.equal(target, encoded) and not target.requires_grad
-    assert not network.patch_nll((encoded + noise).detach(), target).requires_grad
+    features = (encoded + noise).detach()
+    assert not network.patch_nll(features, encoded.detach()).requires_grad
+    cut = build_network(config("self", "encoded"), 0).train()  # as the weights' own gradients show
+    cut(IMAGES, noise=noise).nll.sum().backward()
+    ours = cut.embed.weight.grad.clone()
+    cut.zero_grad()
+    encoded, _ = cut.encode(IMAGES)
+    (mixture_nll(encoded.detach(), cut.density(encoded + noise)) / 24).sum().backward()
+    assert torch.allclose(ours, cut.embed.weight.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_the_noise_of_a_step_has_the_configured_sd_and_reaches_the_reconstruction(monkeypatch):
@@ -139,8 +147,7 @@ def test_every_place_of_a_patch_has_a_density_of_its_own():
     network.target.fit([IMAGES])
     out = network(IMAGES)
     assert out.nll.shape == (2, 16 * 4) and out.nll.isfinite().all()
-    encoded, _ = network.encode(IMAGES)
-    assert network.density_target(IMAGES, encoded).shape == (2, 64, 15)
+    assert network.target(IMAGES).shape == (2, 64, FEATURES)
     values = by_place(torch.arange(6).view(2, 3), network.config)
     assert values.tolist() == [[0] * 4 + [1] * 4 + [2] * 4, [3] * 4 + [4] * 4 + [5] * 4]
 
@@ -166,6 +173,83 @@ def test_surprise_is_the_nll_less_what_the_mixture_expects():
     network = build_network(config("others", "filters", **CELLS), 0)
     network.target.fit([IMAGES])
     encoded, _ = network.encode(IMAGES)
-    target = network.density_target(IMAGES, encoded)
+    target = network.target(IMAGES)
     nll, surprise = (network.patch_nll(encoded, target, score) for score in ("nll", "surprise"))
-    assert torch.allclose(nll - surprise, expected_nll(network.density(encoded)) / 15, atol=1e-5)
+    assert torch.allclose(nll - surprise, expected_nll(network.density(encoded)) / FEATURES, atol=1e-5)
+
+
+def filtering(context="others", **options):
+    network = build_network(config(context, "filters", **options), 0).eval()
+    network.target.fit([IMAGES])
+    return network
+
+
+def test_a_patch_is_embedded_with_its_pixels_and_the_features_of_its_places():
+    """Row by row, at the input of the first layer; the target is computed where it is not given."""
+    network, seen = filtering(**CELLS), []
+    network.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    target = network.target(IMAGES)
+    with torch.no_grad():
+        network.encode(IMAGES)
+        network.encode(IMAGES, None, target)
+        network(IMAGES)
+        network.encode(IMAGES, None, target.flip(0))
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[3])
+    for patch in (0, 6, 15):
+        row, column = 8 * (patch // 4), 8 * (patch % 4)
+        pixels = IMAGES[1, :, row : row + 8, column : column + 8].permute(1, 2, 0).flatten() - 0.5
+        features = torch.cat([target[1, 4 * patch + place] for place in range(4)])
+        expected = network.embed.weight @ pixels + network.embed.bias + network.position[0, patch]
+        expected = expected + network.embed_features.weight @ features + network.embed_features.bias
+        assert torch.allclose(seen[0][1, patch], expected, atol=1e-4)
+
+
+def test_only_filters_are_embedded_besides_the_pixels():
+    for context, target in CONTEXTS:
+        network = build_network(config(context, target), 0)
+        assert (network.embed_features is not None) == (target == "filters")
+    assert filtering(**CELLS).embed_features.weight.shape == (24, 4 * FEATURES)
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_encoded_features_do_not_depend_on_what_a_hidden_patch_holds(cells):
+    network, n = filtering(target_cells=cells), cells**2
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[:, [2, 5, 11]] = True
+    target, pixels = network.target(IMAGES), IMAGES.clone().view(2, 3, 4, 8, 4, 8)
+    features = target.clone().view(2, 16, n, FEATURES)
+    for patch in (2, 5, 11):
+        pixels[:, :, patch // 4, :, patch % 4] = 1 - pixels[:, :, patch // 4, :, patch % 4]
+        features[:, patch] += 7
+    changed, features = pixels.view_as(IMAGES), features.view_as(target)
+    with torch.no_grad():
+        sound, _ = network.encode(IMAGES, mask, target)
+        hidden, _ = network.encode(changed, mask, features)
+        assert torch.equal(sound, hidden)
+        for other in ((changed, None, target), (IMAGES, None, features)):  # without the mask either is seen
+            assert not torch.allclose(network.encode(*other)[0], network.encode(IMAGES, None, target)[0], atol=1e-3)
+        features[:, 6 * n] += 7  # a patch that is not hidden
+        assert not torch.allclose(network.encode(changed, mask, features)[0], sound, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_the_reconstruction_is_smaller_and_compared_with_means_of_squares_of_pixels(scale):
+    network = filtering(reconstruction_scale=scale)
+    out = network(IMAGES)
+    side = 32 // scale
+    assert out.reconstruction.shape == (2, 3, side, side)
+    assert out.reconstruction.min() >= 0 and out.reconstruction.max() <= 1
+    small = shrunk(IMAGES, network.config)
+    assert small.shape == out.reconstruction.shape
+    for c, y, x in ((0, 0, 0), (1, 3, 5), (2, side - 1, 2)):
+        square = IMAGES[1, c, scale * y : scale * y + scale, scale * x : scale * x + scale]
+        expected = sum(v for row in square.tolist() for v in row) / scale**2
+        assert small[1, c, y, x].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_error_of_training_is_that_of_the_small_reconstruction():
+    network = filtering("self", reconstruction_scale=2, noise_sd=0.0).train()
+    found = training_terms(network, IMAGES, torch.Generator().manual_seed(0))["mse"].item()
+    small = IMAGES.view(2, 3, 16, 2, 16, 2).mean(dim=(3, 5))
+    expected = (small - network(IMAGES).reconstruction).square().mean().item()
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -4,15 +4,15 @@ from dataclasses import asdict
 
 import pytest
 
-from advit.config import PRESETS
 from advit.errors import ConfigError
+from advit.presets import PRESETS
 from advit.profiles import PROFILES, experiments, find_profile
 
 CHANGES = {
     "minimax": {"minimax", "minimax_lambda"},
     "noise": {"noise_sd"},
     "gaussians": {"components"},
-    "conditioning": {"density_context", "density_target"},
+    "conditioning": {"density_context", "density_target", "target_cells"},
 }
 
 
@@ -32,6 +32,22 @@ def test_every_comparison_of_the_claims_has_both_sides(name):
     assert {"sd 0", "sd 0.2"} <= set(found["noise"].variants)
     assert len(found["gaussians"].variants) >= 2 and "others" in found["conditioning"].variants
     assert found["noise"].variants["sd 0.2"] == PROFILES[name].base or PROFILES[name].base.noise_sd != 0.2
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick"])
+def test_what_conditions_the_mixture_changes_step_by_step(name):
+    base = PROFILES[name].base
+    assert (base.density_context, base.density_target, base.target_cells) == ("others", "filters", 2)
+    found = {
+        variant: {k: v for k, v in asdict(c).items() if v != asdict(base)[k]}
+        for variant, c in experiments(PROFILES[name])["conditioning"].variants.items()
+    }
+    assert found == {
+        "others": {},
+        "others, pixels": {"density_target": "pixels", "target_cells": 1},
+        "self": {"density_context": "self"},
+        "self, encoded": {"density_context": "self", "density_target": "encoded", "target_cells": 1},
+    }
 
 
 def test_profiles_are_the_presets_they_name():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from advit.cache import ImageCache
 from advit.calibration import fit_standardiser
-from advit.config import PRESETS, with_options
+from advit.config import with_options
 from advit.data import open_category
 from advit.detector import Detector
 from advit.images import read_mask, resize_mask
@@ -18,6 +18,7 @@ from advit.metrics import image_metrics, pixel_metrics
 from advit.networks import build_network
 from advit.patches import patch_map_to_pixels
 from advit.plots_public import defect_figure
+from advit.presets import PRESETS
 from advit.public_evaluation import (
     DEFECTS,
     METRICS,

@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from advit.config import PRESETS, ADViTConfig, with_options
+from advit.config import ADViTConfig, with_options
 from advit.discrepancy import association_discrepancy
+from advit.filters import FEATURES
 from advit.masks import scoring_masks
 from advit.networks import SCORES, build_network, patch_scores
+from advit.presets import PRESETS
 from advit.scoring import image_scores, pixel_maps, score_batch, score_images, shift_offsets
 
 SMALL = with_options(
@@ -51,6 +53,24 @@ def test_reconstruction_error_of_a_patch_against_loops():
     assert found[1, 4 + 3].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, FILTERS])
+def test_reconstruction_error_of_half_the_size_against_loops(options):
+    net, images = network(**{**options, "reconstruction_scale": 2}), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        found = patch_scores(net, images, wanted=("reconstruction",))["reconstruction"]
+        made = net.reconstruct(net.encode(images)[0]).tolist()
+    assert found.shape == (2, 16)
+    given = images.tolist()
+    for patch in (0, 7, 14):
+        row, column, squares = patch // 4, patch % 4, []
+        for c in range(3):
+            for y in range(4 * row, 4 * row + 4):
+                for x in range(4 * column, 4 * column + 4):
+                    mean = sum(given[1][c][2 * y + a][2 * x + b] for a in (0, 1) for b in (0, 1)) / 4
+                    squares.append((mean - made[1][c][y][x]) ** 2)
+        assert found[1, patch].item() == pytest.approx(sum(squares) / 48, rel=1e-5)
+
+
 def test_the_density_of_a_patch_does_not_see_the_patch():
     net = network()
     images = torch.rand(1, 3, 32, 32)
@@ -67,7 +87,14 @@ def test_the_density_of_a_patch_does_not_see_the_patch():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, FILTERS, dict(**FILTERS, density_score="surprise"), dict(mask_blocks="1,3", mask_draws=2)], ids=str
+    "options",
+    [
+        {},
+        dict(**FILTERS, reconstruction_scale=2),
+        dict(**FILTERS, density_score="surprise"),
+        dict(mask_blocks="1,3", mask_draws=2),
+    ],
+    ids=str,
 )
 def test_a_score_does_not_depend_on_its_batch(options):
     net = network(**options)
@@ -117,8 +144,8 @@ def density_by_loops(net, image):
                             likelihood += math.exp(log + 50)
                             own = 0.5 * sum(1 + math.log(2 * math.pi) + v for v in spread[u][k])
                             entropy += math.exp(weight[u][k]) * (own - weight[u][k])
-                        nll[at] += (50 - math.log(likelihood)) / 15 / len(sets)
-                        expected[at] += entropy / 15 / len(sets)
+                        nll[at] += (50 - math.log(likelihood)) / FEATURES / len(sets)
+                        expected[at] += entropy / FEATURES / len(sets)
     return nll, expected
 
 
@@ -171,7 +198,10 @@ def test_a_known_target_changes_nothing():
         target = net.target(images)
         known, found = (patch_scores(net, images, wanted=("density",), target=t)["density"] for t in (target, None))
         other = patch_scores(net, images, wanted=("density",), target=target.flip(0))["density"]
+        mask = scoring_masks(net.config, torch.Generator().manual_seed(0))[0][:1].expand(2, -1)
+        masked = [patch_scores(net, images, mask, target=t) for t in (target, None)]
     assert torch.equal(known, found) and not torch.equal(other, found)
+    assert list(masked[0]) == list(SCORES) and all(torch.equal(masked[0][k], masked[1][k]) for k in SCORES)
 
 
 def test_pixel_maps_are_bilinear_then_gaussian_scaled_with_size():
