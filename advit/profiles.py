@@ -19,6 +19,9 @@ SMALL = dict(
 )  # fmt: skip
 
 
+PLACES = 4  # per side of a patch for density_target=filters, where the base of a profile has another target
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a notebook runs at.
@@ -120,6 +123,9 @@ def experiments(profile: Profile, seeds: tuple[int, ...] = ()) -> dict[str, Expe
         "maximise only": replace(base, minimax="maximise"),
         "none": replace(base, minimax="none", minimax_lambda=0.0),
     }
+    cells = base.target_cells if base.density_target == "filters" else PLACES
+    filters = replace(base, density_target="filters", target_cells=cells)
+    pixels = replace(base, density_target="pixels", target_cells=1)
     minimax |= {f"minimax, lambda {x:g}": replace(base, minimax_lambda=x) for x in profile.lambdas}
     return {
         "main": Experiment({"advit": profile.main}, mine, pictures=True),
@@ -129,10 +135,10 @@ def experiments(profile: Profile, seeds: tuple[int, ...] = ()) -> dict[str, Expe
         "gaussians": Experiment({f"K={k}": replace(base, components=k) for k in profile.gaussians}, ablation),
         "conditioning": Experiment(
             {
-                "others": base,
-                "others, pixels": replace(base, density_target="pixels", target_cells=1),
-                "self": replace(base, density_context="self"),
-                "self, encoded": replace(base, density_context="self", density_target="encoded", target_cells=1),
+                "others": replace(filters, density_context="others"),
+                "others, pixels": replace(pixels, density_context="others"),
+                "self": replace(filters, density_context="self"),
+                "self, encoded": replace(pixels, density_context="self", density_target="encoded"),
             },
             ablation,
         ),

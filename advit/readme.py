@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from advit.baselines import METHODS
 from advit.files import write_text
 from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 from advit.tables import FULL_NAMES, Table
@@ -46,6 +47,7 @@ def results_block(results: Path) -> str:
         "means over categories and seeds of " + ", ".join(FULL_NAMES[k] for k in KEYS) + ":",
         Table(methods_table(found), "").markdown(),
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
+        *(part for path in sorted((results / "study").glob("*/runs.csv")) for part in study_parts(path.parent)),
         CLAIMS,
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
@@ -60,6 +62,39 @@ def methods_table(found: dict[str, Path]) -> pd.DataFrame:
         cells = [" / ".join(f"{row[FULL_NAMES[k]]:.3f}" for k in KEYS) for _, row in table.iterrows()]
         columns[name] = pd.Series(cells, index=table.index)
     return pd.DataFrame(columns).reset_index(names="method")
+
+
+def study_parts(folder: Path) -> tuple[str, str]:
+    """A sentence and a table of what ``advit study --out`` wrote: per category and variant, mean ± sd over seeds.
+
+    The floors share one column: for each metric the best of them.
+    """
+    rows = pd.read_csv(folder / "runs.csv")
+    made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    floors, mine = rows[rows["variant"].isin(METHODS)], rows[~rows["variant"].isin(METHODS)]
+    cells: dict[str, list[str]] = {"category": list(dict.fromkeys(rows["category"]))}
+    for name in dict.fromkeys(mine["variant"]):
+        cells[name] = [spread_cell(part) for _, part in mine[mine["variant"] == name].groupby("category", sort=False)]
+    if len(floors):
+        best = floors.groupby("category", sort=False)[list(KEYS)].max()
+        cells["best floor, by each metric"] = [" / ".join(f"{v:.3f}" for v in best.loc[c]) for c in cells["category"]]
+    first = mine[mine["variant"] == mine["variant"].iloc[0]]
+    minutes = sorted(first["seconds"] / 60)
+    times = f"{minutes[0]:.1f} to {minutes[-1]:.1f} minutes of training on {made['device']}"
+    judged = "defects pasted on training images" if made["pasted"] else "test images"
+    seeds = ", ".join(map(str, made["seeds"]))
+    sentence = (
+        f"Variants of `{first['variant'].iloc[0]}` on {judged} (`advit study`, results/study/{folder.name}; "
+        f"seeds {seeds}, {times}): mean ± sd of " + ", ".join(FULL_NAMES[k] for k in KEYS) + ":"
+    )
+    return sentence, Table(pd.DataFrame(cells), "").markdown()
+
+
+def spread_cell(part: pd.DataFrame) -> str:
+    """Mean ± sd over seeds of the three main metrics."""
+    return " / ".join(
+        f"{part[k].mean():.3f}" + (f" ± {part[k].std(ddof=1):.3f}" if len(part) > 1 else "") for k in KEYS
+    )
 
 
 def claims_table(found: dict[str, Path]) -> pd.DataFrame:

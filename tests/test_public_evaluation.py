@@ -175,7 +175,8 @@ def test_noise_left_on_is_noise_of_the_trained_sd_in_eval_mode():
 
 def test_noise_left_on_reaches_the_score_of_the_other_model_too():
     sizes = dict(image_size=32, patch=8, dim=16, depth=1, heads=2, mlp_dim=16, bottleneck=8, decoder_width=16,
-                 density_context="self", density_target="encoded", score_shifts=1, precision="float32")  # fmt: skip
+                 density_context="self", density_target="encoded", target_cells=1, score_shifts=1,
+                 precision="float32")  # fmt: skip
     network = build_network(with_options(PRESETS["quick"], sizes), 0).eval()
     load = lambda indices: torch.full((len(indices), 3, 32, 32), 90, dtype=torch.uint8)  # noqa: E731
     clean = score_images(network, load, 2, device=CPU)
