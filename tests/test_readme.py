@@ -1,13 +1,15 @@
 """README.md: its numbers are those of the records, its links exist, its commands parse."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from advit.cli import build_parser
-from advit.readme import MARKERS, results_block
+from advit.readme import MARKERS, results_block, study_parts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,6 +18,21 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_results_are_those_of_the_records():
     found = MARKERS.search(README)
     assert found[0] == found[1] + results_block(ROOT / "results") + found[2], "run 'make readme'"
+
+
+def test_a_study_shows_spread_over_seeds_and_the_best_floor_of_each_metric(tmp_path):
+    keys = ("image_auroc", "pixel_auroc", "aupro_0.3")
+    rows = [("quick", 0, 0.9, 0.8, 0.7, 60), ("quick", 1, 0.7, 0.8, 0.5, 120), ("PCA", 0, 0.6, 0.9, 0.1, None),
+            ("DoG", 0, 0.65, 0.2, 0.3, None)]  # fmt: skip
+    table = pd.DataFrame([dict(zip(("variant", "seed", *keys, "seconds"), row, strict=True)) for row in rows])
+    table.assign(category="cable").to_csv(tmp_path / "runs.csv", index=False)
+    made = {"device": "cpu (x86_64, 1 threads)", "pasted": True, "seeds": [0, 1]}
+    (tmp_path / "provenance.json").write_text(json.dumps(made), encoding="utf-8")
+    sentence, text = study_parts(tmp_path)
+    assert "defects pasted on training images" in sentence and "seeds 0, 1, 1.0 to 2.0 minutes of training" in sentence
+    assert text.splitlines()[-1] == (
+        "| cable | 0.800 ± 0.141 / 0.800 ± 0.000 / 0.600 ± 0.141 | 0.650 / 0.900 / 0.300 |"
+    )  # fmt: skip
 
 
 def test_every_linked_and_named_file_exists():
