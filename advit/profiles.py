@@ -78,7 +78,7 @@ PROFILES: dict[str, Profile] = {
         base=with_options(PRESETS["quick"], SMALL),
         opponent=quick_opponent(),
         seeds=(0,), ablation_seeds=(0, 1, 2), noise_seeds=(0, 1, 2, 3, 4), noise_levels=(0.0, 0.2, 0.5),
-        gaussians=(1, 5, 15), lambdas=(3.0,),
+        gaussians=(1, 3, 15), lambdas=(3.0,),
     ),
     "paper": Profile(
         name="paper",
