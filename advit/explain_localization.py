@@ -27,7 +27,8 @@ class DensitySteps:
     ``image (H, H, 3)`` uint8; ``mask (E, E)`` bool; ``weight (G, G, K)``, ``mean`` and ``log_variance (G, G, K, D)``:
     the mixture of every patch; ``miss (G, G)``: mean squared distance of the target from the mixture's mean, per
     dimension; ``expected (H, H, 3)`` in [0, 1]: the mixture's mean painted, None if the target is no pixels; ``nll``
-    in nats per dimension and ``standardised (G, G)``; ``upsampled`` and ``smoothed (E, E)``.
+    in nats per dimension (less what the mixture expects, if ``score`` is "surprise") and ``standardised (G, G)``;
+    ``upsampled`` and ``smoothed (E, E)``.
     """
 
     image: np.ndarray
@@ -41,6 +42,7 @@ class DensitySteps:
     standardised: np.ndarray
     upsampled: np.ndarray
     smoothed: np.ndarray
+    score: str = "NLL"
 
     @property
     def effective_components(self) -> np.ndarray:
@@ -69,7 +71,8 @@ def density_steps(detector: Detector, image: Tensor, mask: ArrayLike) -> Density
     steps = [pixel_maps(standardised, size, sigma)[0] for sigma in (0.0, config.map_sigma)]
     shown = image.permute(1, 2, 0).numpy()
     return DensitySteps(shown, np.asarray(mask, bool), **parts, standardised=standardised[0],
-                        upsampled=steps[0], smoothed=steps[1])  # fmt: skip
+                        upsampled=steps[0], smoothed=steps[1],
+                        score="surprise" if config.density_score == "surprise" else "NLL")  # fmt: skip
 
 
 @torch.inference_mode()

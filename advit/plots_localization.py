@@ -37,7 +37,7 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
         else:
             draw_map(figure, axes[1], steps.miss, "distance from the mean", NLL_COLOURS)
         draw_map(figure, axes[2], steps.effective_components, f"Gaussians used, of {k}", COUNT_COLOURS)
-        draw_map(figure, axes[3], steps.nll, "NLL per dimension, nats", NLL_COLOURS)
+        draw_map(figure, axes[3], steps.nll, f"{steps.score} per dimension, nats", NLL_COLOURS)
         draw_map(figure, axes[4], steps.standardised, "standardised", MAP_COLOURS)
         draw_map(figure, axes[5], steps.upsampled, "upsampled", MAP_COLOURS)
         draw_map(figure, axes[6], steps.smoothed, "smoothed", MAP_COLOURS)

@@ -1,5 +1,7 @@
 """plots_localization.py: decisions have the right colours, the point lies on the curve, means are means."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +54,9 @@ def test_steps_show_every_array(expected):
     ):  # fmt: skip
         assert np.allclose(drawn, values)
     assert figure.axes[7].get_title() == "at or above 0.70"
+    assert figure.axes[3].get_title() == "NLL per dimension, nats"
+    surprised = steps_figure(replace(s, score="surprise"), threshold=0.7)
+    assert surprised.axes[3].get_title() == "surprise per dimension, nats"
 
 
 def test_panel_has_the_point_on_the_curve():
