@@ -12,11 +12,10 @@ from advit.analysis import patch_groups
 from advit.map_comparison import kinds_table
 from advit.stats import Estimate, mean_superiority, over_units, paired, superiority, verdict
 from advit.study import Run, Runs, Study
-from advit.tables import FULL_NAMES
+from advit.tables import FULL_NAMES, MAIN_KEYS
 
 NOISE, NO_NOISE = "sd 0.2", "sd 0"
 MAIN, ABLATION = "main", "ablation"
-KEYS = ("image_auroc", "pixel_auroc", "aupro_0.3")
 
 
 @dataclass(frozen=True)
@@ -141,12 +140,12 @@ def opponent_claims(main: Runs, public: Runs, floors: pd.DataFrame) -> Iterator[
     table = pd.concat([main.table, public.table])
     steps = sorted({int(run.log()["step"].iloc[-1]) for run in public})
     trained = f"vt_adl after {steps[0]}{f' to {steps[-1]}' * (len(steps) > 1)} steps"
-    for key in KEYS:
+    for key in MAIN_KEYS:
         yield Claim(
             "C5", f"against vt_adl: {FULL_NAMES[key]}", "better than the methods it is compared with (vt_adl)", MAIN,
             f"{FULL_NAMES[key]}, ADViT minus {trained}", paired(table, key, "advit", "vt_adl"),
         )  # fmt: skip
-    for key in KEYS:
+    for key in MAIN_KEYS:
         gaps = main.table.set_index(["category", "seed"])[key]
         gaps = gaps - gaps.index.get_level_values("category").map(best_floor(floors, key))
         yield Claim(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +42,12 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
     from advit.comparison import compare, summary, variants_of
     from advit.files import write_json, write_text
     from advit.results import code_version, device_name, versions
-    from advit.study import STORE
+    from advit.study import default_store
     from advit.tables import Table
 
     variants = variants_of(preset(args.preset), args.preset, args.vary)
-    store = Path(os.environ.get(STORE) or Path(__file__).resolve().parents[1] / "runs" / "store")
     code = code_version()
-    rows = compare(root, names, variants, args.seeds, store, device, pasted=args.pasted, floors=args.floors,
+    rows = compare(root, names, variants, args.seeds, default_store(), device, pasted=args.pasted, floors=args.floors,
                    progress=not args.quiet)  # fmt: skip
     judged = "defects pasted on held-out training images" if args.pasted else "the test images"
     caption = f"Variants of preset {args.preset}, seeds {', '.join(map(str, args.seeds))}, judged on {judged}."

@@ -15,13 +15,12 @@ from advit.errors import ConfigError
 from advit.floors import floor_table
 from advit.pasted import pasted_root
 from advit.presets import preset
+from advit.profiles import Profile
 from advit.stats import paired
 from advit.store import make_spec, require_runs, stored_record
-from advit.tables import FULL_NAMES, METRIC_KEYS
+from advit.tables import FULL_NAMES, MAIN_KEYS, METRIC_KEYS
 
-SHOWN = ("image_auroc", "pixel_auroc", "aupro_0.3")
 MEAN = "mean"
-FLOOR_SIZE = 256  # px the floors work at
 
 
 def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:
@@ -87,7 +86,7 @@ def compare(
         rows.append({"variant": name, "category": spec.category, "seed": spec.seed, **metrics, "seconds": seconds})
     parts = [pd.DataFrame(rows)]
     if floors:
-        parts += [floor_table(c, d, FLOOR_SIZE, store, progress) for c, d in zip(chosen, digests, strict=True)]
+        parts += [floor_table(c, d, Profile.floor_size, store, progress) for c, d in zip(chosen, digests, strict=True)]
     return pd.concat(parts, ignore_index=True).astype({k: float for k in METRIC_KEYS})
 
 
@@ -108,11 +107,11 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for category, part in groups:
         for name in names:
             mine, line = part[part["variant"] == name], {"category": category, "variant": name}
-            for key in SHOWN:
+            for key in MAIN_KEYS:
                 values = mine[key] if category != MEAN else mine.groupby("category")[key].mean()
                 spread = f" ± {values.std(ddof=1):.3f}" if values.notna().sum() > 1 else ""
                 line[FULL_NAMES[key]] = f"{values.mean():.3f}{spread}" if values.notna().any() else "-"
-            for key in SHOWN:
+            for key in MAIN_KEYS:
                 gain = paired(seeded(part, name), key, name, names[0]) if name != names[0] else None
                 line[f"Δ {FULL_NAMES[key]}"] = gain.text(sign=True) if gain else "-"
             seconds = mine["seconds"].astype(float).mean()

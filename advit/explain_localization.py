@@ -104,10 +104,11 @@ def _one_set(network: nn.Module, images: Tensor, masks: Tensor | None) -> dict[s
     """Mixture of every place ``(N places, ...)`` of one image from one set of complementary masks."""
     config = network.config
     total: dict[str, Tensor] = {}
+    fixed = network.target(images) if network.target is not None else None
     for mask in [None] if masks is None else masks.to(images.device):
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            encoded, _ = network.encode(images, None if mask is None else mask[None])
-            target = network.target(images) if network.target is not None else full_precision(encoded)
+            encoded, _ = network.encode(images, None if mask is None else mask[None], fixed)
+            target = full_precision(encoded) if fixed is None else fixed
             mixture = network.density(encoded)
             score = network.patch_nll(encoded, target, config.density_score)
         weight = mixture.log_weight.exp()

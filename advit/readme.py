@@ -12,7 +12,7 @@ import pandas as pd
 from advit.baselines import METHODS
 from advit.files import write_text
 from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
-from advit.tables import FULL_NAMES, Table
+from advit.tables import FULL_NAMES, MAIN_KEYS, Table
 
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 MARKS = {
@@ -24,7 +24,6 @@ CLAIMS = (
     "averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty such intervals one "
     "excludes no effect by chance:"
 )
-KEYS = ("image_auroc", "pixel_auroc", "aupro_0.3")
 
 
 def reproductions(results: Path) -> dict[str, Path]:
@@ -44,7 +43,7 @@ def results_block(results: Path) -> str:
         f"ADViT on the embedded data (`make reproduce`; {small_print(found['embedded data'])}):",
         Table(main, "").markdown(),
         "ADViT, the public computation `vt_adl` for about the same time, and five classical floors without a network; "
-        "means over categories and seeds of " + ", ".join(FULL_NAMES[k] for k in KEYS) + ":",
+        "means over categories and seeds of " + ", ".join(FULL_NAMES[k] for k in MAIN_KEYS) + ":",
         Table(methods_table(found), "").markdown(),
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
         *(part for path in sorted((results / "study").glob("*/runs.csv")) for part in study_parts(path.parent)),
@@ -59,7 +58,7 @@ def methods_table(found: dict[str, Path]) -> pd.DataFrame:
     columns = {}
     for name, path in found.items():
         table = pd.read_csv(path / "tables" / "comparison.csv").set_index("method")
-        cells = [" / ".join(f"{row[FULL_NAMES[k]]:.3f}" for k in KEYS) for _, row in table.iterrows()]
+        cells = [" / ".join(f"{row[FULL_NAMES[k]]:.3f}" for k in MAIN_KEYS) for _, row in table.iterrows()]
         columns[name] = pd.Series(cells, index=table.index)
     return pd.DataFrame(columns).reset_index(names="method")
 
@@ -76,7 +75,7 @@ def study_parts(folder: Path) -> tuple[str, str]:
     for name in dict.fromkeys(mine["variant"]):
         cells[name] = [spread_cell(part) for _, part in mine[mine["variant"] == name].groupby("category", sort=False)]
     if len(floors):
-        best = floors.groupby("category", sort=False)[list(KEYS)].max()
+        best = floors.groupby("category", sort=False)[list(MAIN_KEYS)].max()
         cells["best floor, by each metric"] = [" / ".join(f"{v:.3f}" for v in best.loc[c]) for c in cells["category"]]
     first = mine[mine["variant"] == mine["variant"].iloc[0]]
     minutes = sorted(first["seconds"] / 60)
@@ -85,7 +84,7 @@ def study_parts(folder: Path) -> tuple[str, str]:
     seeds = ", ".join(map(str, made["seeds"]))
     sentence = (
         f"Variants of `{first['variant'].iloc[0]}` on {judged} (`advit study`, results/study/{folder.name}; "
-        f"seeds {seeds}, {times}): mean ± sd of " + ", ".join(FULL_NAMES[k] for k in KEYS) + ":"
+        f"seeds {seeds}, {times}): mean ± sd of " + ", ".join(FULL_NAMES[k] for k in MAIN_KEYS) + ":"
     )
     return sentence, Table(pd.DataFrame(cells), "").markdown()
 
@@ -93,7 +92,7 @@ def study_parts(folder: Path) -> tuple[str, str]:
 def spread_cell(part: pd.DataFrame) -> str:
     """Mean ± sd over seeds of the three main metrics."""
     return " / ".join(
-        f"{part[k].mean():.3f}" + (f" ± {part[k].std(ddof=1):.3f}" if len(part) > 1 else "") for k in KEYS
+        f"{part[k].mean():.3f}" + (f" ± {part[k].std(ddof=1):.3f}" if len(part) > 1 else "") for k in MAIN_KEYS
     )
 
 

@@ -230,6 +230,11 @@ class Study:
         return Table(pd.DataFrame({"package": list(PACKAGES), "version": [found[p] for p in PACKAGES]}), "Versions.")
 
 
+def default_store() -> Path:
+    """Where runs are stored: $ADVIT_STORE, or ``runs/store`` of the repository."""
+    return Path(os.environ.get(STORE) or Path(__file__).resolve().parents[1] / "runs" / "store")
+
+
 def open_study(
     profile: str,
     data_root: str | Path = "",
@@ -259,7 +264,7 @@ def open_study(
         if name not in known:
             raise DataError(f"No category {name!r} in {root}: {', '.join(known)}.{nearest(name, known)}")
     results, figures = (Path(os.environ[v]) if os.environ.get(v) else None for v in (RESULTS, FIGURES))
-    store = store or Path(os.environ.get(STORE) or Path(__file__).resolve().parents[1] / "runs" / "store")
+    store = store or default_store()
     if device is None:
         gpu = torch.cuda.is_available() and chosen.name != "smoke"
         device = torch.device(os.environ.get(DEVICE) or ("cuda" if gpu else "cpu"))

@@ -22,6 +22,7 @@ FULL_NAMES = {
     "aupro_0.05": "AU-PRO (FPR ≤ 0.05)",
 }
 METRIC_KEYS = (*IMAGE_KEYS, *PIXEL_KEYS)
+MAIN_KEYS = ("image_auroc", "pixel_auroc", "aupro_0.3")  # where there is room for three
 ESCAPES = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\^{}"}
 SYMBOLS = {"≤": r"$\leq$", "±": r"$\pm$", "σ": r"$\sigma$", "λ": r"$\lambda$", "−": "$-$", "→": r"$\to$"}
 

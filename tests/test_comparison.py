@@ -147,7 +147,7 @@ def test_variants_are_trained_once_and_judged_on_test_images_or_on_pasted_ones(r
 
 
 def test_floors_are_further_variants_of_seed_0(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "FLOOR_SIZE", 32)
+    monkeypatch.setattr(comparison.Profile, "floor_size", 32)
     monkeypatch.setattr("advit.floors.METHODS", {"nothing": lambda train, test: torch.rand(len(test), 32, 32).numpy()})
     rows = compare(root, ["gear"], {"tiny": TINY}, [3], tmp_path, CPU, floors=True, processes=1, progress=False)
     assert rows[["variant", "seed"]].values.tolist() == [["tiny", 3], ["nothing", 0]]
