@@ -1,4 +1,4 @@
-"""A fixed bank of filters: what is seen at a place of an image, in 23 numbers.
+"""A fixed bank of filters: what is seen at a place of an image, in 24 numbers.
 
 Gabor filters tell texture and edges (4 wavelengths x 4 directions), Gaussian means tell brightness and colour. Nothing
 is learned here, so the features cannot collapse, and a place that looks like another has the same features.
@@ -16,10 +16,10 @@ LEVELS = 4  # of the pyramid: the image, and three times halved
 WAVELENGTH = 4.0  # px of a level: 4, 8, 16 and 32 px of the image
 COLOURED = 1  # level at which the texture of the colours is looked at, too
 ORIENTATIONS = 4
-BRIGHTNESS_SPREAD = 8.0  # px: sd of the mean of brightness
+BRIGHTNESS_SPREADS = (4.0, 16.0)  # px: sd of the means of brightness
 COLOUR_SPREADS = (4.0, 16.0)  # px: sd of the means of colour
 COLOUR_UNIT = 60.0  # grey levels: colour features then vary about as much as logarithmic ones
-FEATURES = LEVELS * ORIENTATIONS + 1 + 2 * len(COLOUR_SPREADS) + 2
+FEATURES = LEVELS * ORIENTATIONS + 2 + len(BRIGHTNESS_SPREADS) + 2 * len(COLOUR_SPREADS)
 OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))  # brightness, red-green, yellow-blue
 
 
@@ -40,8 +40,8 @@ class FilterBank(nn.Module):
 
     Of brightness, for wavelengths of 4, 8, 16 and 32 px and each direction, log(1 + mean modulus of the Gabor response
     in the place, in grey levels), the envelope's sd 0.56 wavelengths (a bandwidth of one octave); the same of two
-    opponent colours at 8 px, averaged over the directions; log(1 + brightness) under a Gaussian of sd 8 px; and both
-    colours under Gaussians of sd 4 and 16 px. Pixels are those of the image as it is given, whatever its size.
+    opponent colours at 8 px, averaged over the directions; log(1 + brightness) and both colours, under Gaussians of
+    sd 4 and 16 px. Pixels are those of the image as it is given, whatever its size.
 
     Longer wavelengths are 4 px on the image halved (means of 2 x 2 pixels), halved again, and again. A filter's
     envelope is round, so it is a product of two one-dimensional ones, A X B^T with X the image. Responses are taken at
@@ -63,19 +63,19 @@ class FilterBank(nn.Module):
                 wave = [window_rows(size, count, 0.56 * WAVELENGTH, part(a) / WAVELENGTH) for a in angles]
                 both = torch.cat([torch.stack(wave).real, torch.stack(wave).imag], dim=1).float()
                 self.register_buffer(f"{name}_{k}", both, persistent=False)
-        for spread in {BRIGHTNESS_SPREAD, *COLOUR_SPREADS}:
+        for spread in {*BRIGHTNESS_SPREADS, *COLOUR_SPREADS}:
             window = window_rows(image_size, grid, spread).real.float()
             self.register_buffer(f"mean_{spread:g}", window, persistent=False)
         self.register_buffer("opponent", 255 * torch.tensor(OPPONENT), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(batch, 3, H, H)`` images in [0, 1] to ``(batch, 23, G, G)``."""
+        """``(batch, 3, H, H)`` images in [0, 1] to ``(batch, 24, G, G)``."""
         with torch.autocast(images.device.type, enabled=False):
             opponent = torch.einsum("oc,bchw->bohw", self.opponent, images)
             grey, colours = opponent[:, :1], opponent[:, 1:]
             parts = [self._texture(grey, k).log1p() for k in range(LEVELS)]
             parts += [self._texture(colours[:, [c]], COLOURED).mean(dim=1, keepdim=True).log1p() for c in range(2)]
-            parts += [self._mean(grey, BRIGHTNESS_SPREAD).clamp_min(0).log1p()]
+            parts += [self._mean(grey, spread).clamp_min(0).log1p() for spread in BRIGHTNESS_SPREADS]
             parts += [self._mean(colours, spread) / COLOUR_UNIT for spread in COLOUR_SPREADS]
             return torch.cat(parts, dim=1)
 

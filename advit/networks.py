@@ -60,7 +60,11 @@ def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: i
         moved = augment(image.expand(FIT_COPIES, -1, -1, -1), config.shift, config.brightness, generator)
         return torch.cat([image, moved])
 
-    target.fit(copies(i) for i in range(count))
+    groups = (copies(i) for i in range(count))
+    if config.density_target == "filters":
+        target.fit(groups, (load([i]).float() / 255 for i in range(count)))
+    else:
+        target.fit(groups)
 
 
 def training_terms(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

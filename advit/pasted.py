@@ -1,12 +1,13 @@
 """A validation set out of defect-free training images alone: some are held out, and defects are pasted on them.
 
 Nothing that is chosen may be chosen on test images. This set stands in for them: whatever a model gains here, it gains
-on defects that no test set holds. Five kinds, each of random size, place and strength:
+on defects that no test set holds. Six kinds, each of random size, place and strength:
 
-- ``transplant``: a turned piece of another training image (Li et al. 2021, CutPaste);
+- ``transplant``: a piece of another training image, turned, scaled, lighter or darker (Li et al. 2021, CutPaste);
 - ``cloud``: fractal noise in a colour of its own (Zavrtanik et al. 2021, DRAEM, with noise for a texture);
 - ``scratch``: a thin line, lighter or darker;
 - ``stain``: a soft spot, lighter or darker;
+- ``shade``: a large place that is a little lighter or darker;
 - ``smear``: the place is blurred, as where a texture or a part is missing.
 """
 
@@ -26,7 +27,7 @@ from advit.errors import DataError
 from advit.files import exclusive
 from advit.images import read_image, resize_image
 
-AREA = (0.0008, 0.15)  # share of the image that a defect covers; a draw outside is drawn again
+AREA = (0.001, 0.4)  # share of the image that a defect covers; a draw outside is drawn again
 VISIBLE = 8.0  # grey levels: a smaller change is no defect
 SPECK = 1e-4  # share of the image: a smaller piece of a defect is left unmarked
 GAP = 3  # px: gaps in a defect up to twice as wide are closed
@@ -47,9 +48,12 @@ def fractal_noise(size: int, coarsest: float, rng: np.random.Generator) -> np.nd
     return (total - total.mean()) / total.std()
 
 
-def region(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Cover in [0, 1] of an irregular spot, ``(size, size)``: an ellipse with a ragged rim."""
-    radius = size * np.exp(rng.uniform(np.log(0.015), np.log(0.2)))
+def region(size: int, rng: np.random.Generator, smallest: float = 0.02, largest: float = 0.25) -> np.ndarray:
+    """Cover in [0, 1] of an irregular spot, ``(size, size, 1)``: an ellipse with a ragged rim.
+
+    ``smallest`` and ``largest``: limits of its radius as a share of the image's side.
+    """
+    radius = size * np.exp(rng.uniform(np.log(smallest), np.log(largest)))
     stretch, angle = rng.uniform(1, 2.2), rng.uniform(0, np.pi)
     y, x = np.mgrid[:size, :size] - rng.uniform(0.1 * size, 0.9 * size, 2)[:, None, None]
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -69,22 +73,22 @@ def colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def transplant(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A region of another image, turned, scaled and moved."""
-    angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-0.7, 0.7))
+    """A region of another image, turned, scaled, moved and made lighter or darker."""
+    angle, scale = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-1.1, 1.1))
     matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     offset = rng.uniform(0, len(image), 2)
     moved = np.stack(
         [ndimage.affine_transform(c, matrix, offset, order=1, mode="mirror") for c in np.moveaxis(other, -1, 0)], -1
     )
-    cover = region(len(image), rng)
-    return image + cover * (moved - image)
+    moved = moved + rng.choice([0, 1]) * strength(image, rng, 0.3, 1.5) * colour(rng)
+    return image + region(len(image), rng) * (moved - image)
 
 
 def cloud(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Fractal noise around a shifted mean."""
     size = len(image)
     noise = fractal_noise(size, size * np.exp(rng.uniform(np.log(0.004), np.log(0.03))), rng)[..., None]
-    change = strength(image, rng, 0.3, 1.2) * colour(rng) + noise * strength(image, rng, 0.3, 1.2) * colour(rng)
+    change = strength(image, rng, 0.5, 2.5) * colour(rng) + noise * strength(image, rng, 0.5, 2.0) * colour(rng)
     return image + region(size, rng) * change
 
 
@@ -100,15 +104,22 @@ def scratch(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> n
     inside = (row >= 0) & (row < size) & (column >= 0) & (column < size)
     line = np.zeros((size, size))
     line[row[inside], column[inside]] = (0.6 + 0.4 * np.cos(2 * np.pi * t * rng.uniform(0.5, 2)))[inside]
-    width = size / 256 * rng.uniform(0.4, 1.6)
+    width = size / 256 * rng.uniform(0.4, 2)
     cover = ndimage.gaussian_filter(line, width)[..., None]
-    return image + cover / max(cover.max(), 1e-9) * strength(image, rng, 0.8, 2.5) * colour(rng)
+    return image + cover / max(cover.max(), 1e-9) * strength(image, rng, 1, 4) * colour(rng)
 
 
 def stain(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A spot with soft edges, lighter or darker."""
     cover = ndimage.gaussian_filter(region(len(image), rng)[..., 0], len(image) * rng.uniform(0.004, 0.02))
-    return image + cover[..., None] * strength(image, rng, 0.4, 1.5) * colour(rng)
+    return image + cover[..., None] * strength(image, rng, 0.5, 2.5) * colour(rng)
+
+
+def shade(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A large place is a little lighter or darker, with a wide soft edge."""
+    size = len(image)
+    cover = ndimage.gaussian_filter(region(size, rng, 0.12, 0.4)[..., 0], size * rng.uniform(0.02, 0.06))
+    return image + cover[..., None] * strength(image, rng, 0.4, 1.2) * colour(rng)
 
 
 def smear(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -118,7 +129,7 @@ def smear(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.
     return image + region(len(image), rng) * (smooth - image)
 
 
-KINDS: dict[str, Paste] = {f.__name__: f for f in (transplant, cloud, scratch, stain, smear)}
+KINDS: dict[str, Paste] = {f.__name__: f for f in (transplant, cloud, scratch, stain, shade, smear)}
 
 
 def marked(changed: np.ndarray) -> np.ndarray:
