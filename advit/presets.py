@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from advit.config import ADViTConfig
 from advit.errors import ConfigError, nearest
 
@@ -11,12 +13,16 @@ PRESETS: dict[str, ADViTConfig] = {
     "quick": ADViTConfig(
         image_size=256, patch=16, dim=96, depth=3, heads=4, mlp_dim=192, sigma_max=8.0, bottleneck=128,
         decoder_width=16, reconstruction_scale=4, components=3, density_context="others", density_target="filters",
-        target_cells=2, density_hidden=128, log_variance_floor=-4.0, mask_blocks="1,2,4,all", minimax_lambda=0.001,
-        epochs=300, max_steps=600, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
+        target_cells=2, density_hidden=128, log_variance_floor=-4.0, mask_blocks="4,all", minimax_lambda=0.001,
+        epochs=300, max_steps=400, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
         brightness=0.05, precision="auto", density_score="surprise", density_weight=20.0,
-        standardise="shrunk", map_sigma=8.0,
+        standardise="shrunk", map_sigma=8.0, top_share=0.01,
     ),
 }  # fmt: skip
+PRESETS["advit"] = replace(
+    PRESETS["quick"], dim=192, depth=4, heads=6, mlp_dim=384, bottleneck=256, decoder_width=32, reconstruction_scale=2,
+    components=5, density_hidden=256, epochs=1000, max_steps=2000, learning_rate=1e-3, mask_draws=2,
+)  # fmt: skip
 
 
 def preset(name: str) -> ADViTConfig:

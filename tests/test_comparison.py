@@ -57,7 +57,7 @@ def test_a_variant_may_start_from_another_preset():
         ([["epochs=0"]], "epochs=0: must be above zero."),
         ([["epochs"]], "--set epochs: write it as name=value, for instance --set epochs=50."),
         ([["heads=1"], ["epochs=3"], ["heads=1"]], "--vary heads=1 is given twice."),
-        ([["preset=quik"]], "Unknown preset 'quik': choose paper, vt_adl, quick. Did you mean 'quick'?"),
+        ([["preset=quik"]], "Unknown preset 'quik': choose paper, vt_adl, quick, advit. Did you mean 'quick'?"),
     ],
 )
 def test_a_wrong_variant_is_named(changes, message):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from advit.filters import (
-    BRIGHTNESS_SPREAD,
+    BRIGHTNESS_SPREADS,
     COLOUR_SPREADS,
     COLOUR_UNIT,
     COLOURED,
@@ -22,7 +22,7 @@ from advit.filters import (
 
 TEXTURES = LEVELS * ORIENTATIONS
 BRIGHTNESS = TEXTURES + 2  # after the texture of two colours
-COLOURS = slice(BRIGHTNESS + 1, None)
+COLOURS = slice(BRIGHTNESS + 2, None)
 
 
 def images(size, batch=2, seed=0):
@@ -59,7 +59,7 @@ def modulus(plane, grid, row, column, angle):
 
 
 def loops(image, grid, row, column):
-    """The 23 features of one place of one image ``(3, H, H)``, in float64."""
+    """The 24 features of one place of one image ``(3, H, H)``, in float64."""
     size, angles = image.shape[-1], [math.pi * o / 4 for o in range(4)]
     pixels = [[[255 * float(image[c, y, x]) for c in range(3)] for x in range(size)] for y in range(size)]
     planes = [[[sum(w * v for w, v in zip(o, p, strict=True)) for p in line] for line in pixels] for o in OPPONENT]
@@ -74,14 +74,14 @@ def loops(image, grid, row, column):
         down, right = (envelope(size, (k + 0.5) * size / grid - 0.5, spread) for k in (row, column))
         return sum(down[y] * right[x] * plane[y][x] for y in range(size) for x in range(size))
 
-    found.append(math.log(1 + mean(planes[0], 8)))
+    found += [math.log(1 + mean(planes[0], spread)) for spread in (4, 16)]
     return found + [mean(plane, spread) / 60 for spread in (4, 16) for plane in planes[1:]]
 
 
 def test_the_bank_s_constants_are_those_of_its_docstring():
     assert (LEVELS, WAVELENGTH, COLOURED, ORIENTATIONS) == (4, 4, 1, 4)
-    assert (BRIGHTNESS_SPREAD, COLOUR_SPREADS, COLOUR_UNIT) == (8, (4, 16), 60)
-    assert FEATURES == 16 + 2 + 1 + 4 == 23
+    assert (BRIGHTNESS_SPREADS, COLOUR_SPREADS, COLOUR_UNIT) == ((4, 16), (4, 16), 60)
+    assert FEATURES == 16 + 2 + 2 + 4 == 24
 
 
 @pytest.mark.parametrize("size, grid, row, column", [(16, 2, 1, 0), (24, 3, 1, 2), (32, 2, 0, 1)])
@@ -125,7 +125,7 @@ def test_a_grating_of_one_colour_alone_is_texture_of_that_colour_alone(c, o):
     assert x.min() >= 0 and x.max() <= 1
     bank = FilterBank(image_size=96, grid=6)
     found, plain = (bank(v[None])[0, :, 2:4, 2:4] for v in (x, torch.full_like(x, 0.5)))
-    other = [*range(TEXTURES), TEXTURES + 1 - c, BRIGHTNESS]
+    other = [*range(TEXTURES), TEXTURES + 1 - c, BRIGHTNESS, BRIGHTNESS + 1]
     assert torch.allclose(found[other], plain[other], atol=2e-3)
     left = passed(math.cos(angle) / 8, 2) * passed(math.sin(angle) / 8, 2)
     answer = found[TEXTURES + c].expm1().mean().item()
@@ -137,7 +137,7 @@ def test_a_grey_image_has_no_colour_and_its_own_brightness():
     found = FilterBank(image_size=32, grid=4)(grey)
     assert found[:, TEXTURES:BRIGHTNESS].abs().max() < 2e-4 and found[:, COLOURS].abs().max() < 1e-5
     plain = FilterBank(image_size=32, grid=4)(torch.full((1, 3, 32, 32), 0.4))
-    assert plain[0, BRIGHTNESS].expm1().tolist() == [pytest.approx([102.0] * 4, rel=1e-4)] * 4
+    assert plain[0, BRIGHTNESS : BRIGHTNESS + 2].expm1().flatten().tolist() == pytest.approx([102.0] * 32, rel=1e-4)
 
 
 def test_colours_are_opposed_red_to_green_and_yellow_to_blue():
