@@ -138,7 +138,7 @@ def test_variants_are_trained_once_and_judged_on_test_images_or_on_pasted_ones(r
     assert not tested[list(METRIC_KEYS)].equals(pasted[list(METRIC_KEYS)])
     records = [json.loads(p.read_text()) for p in store.glob("gear-seed0-*/metrics.json")]
     assert sorted(r["images"]["test"] for r in records) == sorted(
-        [len(list((root / "gear/test").rglob("*.png"))), 2 * 6] * 2
+        [len(list((root / "gear/test").rglob("*.png"))), 2 * 7] * 2
     )
     monkeypatch.setattr("advit.store.train_run", lambda *a, **k: pytest.fail("trained again"))
     again = compare(root, ["gear"], variants, [0], store, CPU, pasted=True, **how)
