@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from advit.blocks import block_attention
-from advit.patches import patch_distances
+from advit.patches import squared_patch_distances
 from advit.precision import full_precision
 
 
@@ -19,13 +19,12 @@ class Associations:
     """Both associations of one layer, as what they follow from; the N x N matrices are made when asked for.
 
     ``queries, keys (batch, head, N, d_h)``. ``sigma (batch, head, N)``: the prior's learned scale, in patch units.
-    ``squared_distances (N, N)``: D_ij^2, the same for every layer.
+    The N patches form a square grid.
     """
 
     queries: Tensor
     keys: Tensor
     sigma: Tensor
-    squared_distances: Tensor
 
     @property
     def series(self) -> Tensor:
@@ -35,7 +34,8 @@ class Associations:
     @property
     def prior(self) -> Tensor:
         """Prior-association ``(batch, head, N, N)``, rows sum to 1; differentiable, but training never stores it."""
-        return prior_association(self.sigma, self.squared_distances)
+        n = self.sigma.shape[-1]
+        return prior_association(self.sigma, squared_patch_distances(n, slice(0, n), self.sigma))
 
 
 def series_association(queries: Tensor, keys: Tensor) -> Tensor:
@@ -95,11 +95,10 @@ class AnomalyAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_sigma = nn.Linear(dim, heads)
         self.to_out = nn.Linear(dim, dim)
-        self.register_buffer("squared_distances", patch_distances(grid).square(), persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Associations]:
         """``(batch, N, d)`` tokens to ``(batch, N, d)`` outputs and the layer's associations."""
         q, k, v = rearrange(self.to_qkv(tokens), "b n (three m h) -> three b m n h", three=3, m=self.heads)
         out = self.to_out(rearrange(block_attention(q, k, v), "b m n h -> b n (m h)"))
         sigma = prior_scale(rearrange(full_precision(self.to_sigma(tokens)), "b n m -> b m n"), self.sigma_max)
-        return out, Associations(q, k, sigma, self.squared_distances)
+        return out, Associations(q, k, sigma)

@@ -7,7 +7,6 @@ from advit.attention import Associations
 from advit.config import ADViTConfig, with_options
 from advit.discrepancy import dense_discrepancy, minimax_discrepancy
 from advit.networks import build_network, training_terms
-from advit.patches import patch_distances
 from advit.precision import full_precision
 
 SMALL = with_options(
@@ -38,11 +37,11 @@ def is_prior(name):
 
 
 def detached_series(a):
-    return Associations(a.queries.detach(), a.keys.detach(), a.sigma, a.squared_distances)
+    return Associations(a.queries.detach(), a.keys.detach(), a.sigma)
 
 
 def detached_prior(a):
-    return Associations(a.queries, a.keys, a.sigma.detach(), a.squared_distances)
+    return Associations(a.queries, a.keys, a.sigma.detach())
 
 
 @pytest.mark.parametrize("phase", ["minimise", "maximise"])
@@ -103,11 +102,11 @@ def test_gradients_of_the_phases_equal_those_of_the_dense_formula(phases, dtype,
     monkeypatch.setattr("advit.blocks.BLOCK_BYTES", block_bytes)
     full = full_precision(torch.zeros(0, dtype=dtype)).dtype
     generator = torch.Generator().manual_seed(0)
-    squared, inputs = patch_distances(4).square().to(full), []
+    inputs = []
     for _ in range(2):
         q, k = (torch.randn(2, 3, 16, 5, generator=generator, dtype=dtype).mul_(2).requires_grad_() for _ in range(2))
         inputs += [q, k, (torch.rand(2, 3, 16, generator=generator, dtype=full) * 3 + 0.05).requires_grad_()]
-    layers = [Associations(*inputs[:3], squared), Associations(*inputs[3:], squared)]
+    layers = [Associations(*inputs[:3]), Associations(*inputs[3:])]
     found = minimax_discrepancy(layers, 1e-4, phases)
     dense = dense_discrepancy(layers, 1e-4).mean()
     assert found.item() == pytest.approx(dense.item(), rel=tolerance)
