@@ -1,4 +1,4 @@
-"""Softmax attention in blocks of rows that stay in a core's cache: no N x N matrix is ever stored."""
+"""Tools to compute with N x N matrices in blocks of rows that stay in a core's cache, so that none is ever stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from advit.precision import full_precision
 
@@ -50,8 +49,10 @@ class Workspace:
 
     def full_product(self, name: str, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
         """The same in full precision."""
+        if self.like.dtype == self.full:
+            return self.product(name, a, b, factor)
         found = self.product(name + " short", a, b, factor)
-        return found if found.dtype == self.full else self.buffer(name, found.shape).copy_(found)
+        return self.buffer(name, found.shape).copy_(found)
 
     def short(self, name: str, x: Tensor) -> Tensor:
         """``x`` in the precision of the products."""
@@ -99,57 +100,3 @@ def log(x: Tensor, out: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> torch.autocast:
     """A block chooses its precision itself."""
     return torch.autocast(x.device.type, enabled=False)
-
-
-class _BlockAttention(torch.autograd.Function):
-    """softmax(Q K^T / sqrt(d_h)) V of ``(pair, N, d_h)``; keeps the inputs and log2 of each row's sum.
-
-    Backward, block by block, with S made anew: dV = S^T dO, dS = dO V^T, d logits = S (dS - rowsum(S dS)).
-    """
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        pairs, n, width = q.shape
-        work = Workspace(q)
-        out, total = torch.empty_like(v), torch.empty(pairs, n, 1, dtype=work.full, device=q.device)
-        with without_autocast(q):
-            for p, r in blocks(pairs, n, q):
-                x = work.full_product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * width**-0.5)
-                largest = x.amax(dim=-1, keepdim=True)
-                x.sub_(largest).exp2_()
-                x_sum = row_sum(x)
-                out[p, r] = work.product("out", work.short("weights", x), v[p]) / x_sum
-                total[p, r] = x_sum.log2_().add_(largest)
-        ctx.save_for_backward(q, k, v, total)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, total = ctx.saved_tensors
-        pairs, n, width = q.shape
-        work, scale = Workspace(q), width**-0.5
-        d_out = d_out.to(q.dtype)
-        d_q, d_k, d_v = torch.empty_like(q), transposed_total(k), transposed_total(v)
-        with without_autocast(q):
-            for p, r in blocks(pairs, n, q):
-                series = work.full_product("series", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
-                series.sub_(total[p, r]).exp2_()
-                d_logits = work.full_product("d series", d_out[p, r], v[p].transpose(1, 2)).mul_(series)
-                d_logits.addcmul_(series, row_sum(d_logits), value=-1)
-                weights = work.short("weights", series)
-                add_product(d_v, p, r, d_out[p, r].transpose(1, 2), weights, work)
-                d_logits = work.short("d logits", d_logits)
-                d_q[p, r] = work.product("columns", d_logits, k[p], scale)
-                add_product(d_k, p, r, (q[p, r] * scale).transpose(1, 2), d_logits, work)
-        return d_q, d_k.transpose(1, 2).to(k.dtype), d_v.transpose(1, 2).to(v.dtype)
-
-
-def block_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d_h)) V of ``(batch, head, N, d_h)``, same shape, in blocks; once differentiable.
-
-    Matrix products in the precision of the inputs, softmax in float32 (float64 stays float64).
-    Test: tests/test_eq_attention.py
-    """
-    pairs = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
-    return _BlockAttention.apply(*pairs).reshape(q.shape)

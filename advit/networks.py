@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from advit.augment import augment
 from advit.config import ADViTConfig
-from advit.discrepancy import association_discrepancy, minimax_discrepancy
+from advit.discrepancy import association_discrepancy
 from advit.losses import reconstruction_loss
 from advit.masks import random_masks
+from advit.minimax_attention import Minimax
 from advit.model import ADViT
 from advit.patches import patchify
 from advit.precision import full_precision
@@ -78,11 +79,11 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator, dtype=images.dtype)
     if config.density_context == "others":
         mask = random_masks(config, batch, generator).to(images.device)
-    out = network(images, mask, noise.to(images.device))
+    out = network(images, mask, noise.to(images.device), Minimax(config.smoothing_eps, config.minimax))
     reconstruction, mse, similarity = reconstruction_loss(
         shrunk(images, config), out.reconstruction, config.mse_weight, config.ssim_weight
     )
-    discrepancy = minimax_discrepancy(out.associations, config.smoothing_eps, config.minimax)
+    discrepancy = torch.stack([a.discrepancy for a in out.associations]).mean()
     density = out.nll[by_place(mask, config)].mean() if mask is not None else out.nll.mean()
     total = 2 * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
     return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
