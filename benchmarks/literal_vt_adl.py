@@ -147,7 +147,7 @@ def literal_step(network: LiteralVTADL, optimiser: torch.optim.Optimizer, images
 
 @torch.no_grad()
 def literal_scores(network: LiteralVTADL, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Density map ``(batch, H, H)`` upsampled from the grid, and reconstruction error ``(batch,)``; one image a time."""
+    """Density maps ``(batch, H, H)`` and reconstruction errors ``(batch,)``, one image at a time."""
     maps, errors = [], []
     for image in images.split(1):
         encoded = network.encode(image)
