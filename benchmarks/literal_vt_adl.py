@@ -142,7 +142,7 @@ def literal_step(network: LiteralVTADL, optimiser: torch.optim.Optimizer, images
     loss = network.loss(images, generator)
     loss.backward()
     optimiser.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 @torch.no_grad()

@@ -1,0 +1,47 @@
+"""The figure of the growth curves: arrays in, Figure out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from advit.plots import house_style
+
+COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "osD^"
+PANELS = (
+    ("patches", "patches N of one image", "attention layer, forward + backward"),
+    ("images", "images in a batch", "scoring"),
+    ("categories", "categories of 8 images", "one epoch of reading"),
+)
+
+
+def slope(points: np.ndarray) -> float:
+    """Power of growth between the last two points of ``(n, 2)``."""
+    (x0, y0), (x1, y1) = np.log(points[-2:])
+    return float((y1 - y0) / (x1 - x0))
+
+
+def growth_figure(curves: dict[str, dict[str, Any]]) -> Figure:
+    """Milliseconds against patches, images and categories, both axes logarithmic; the last power of each in its label.
+
+    Args:
+        curves: panel -> name of a curve -> ``(n, 2)`` of size and milliseconds.
+    """
+    with house_style():
+        figure = Figure(figsize=(6.3, 2.6), layout="constrained")
+        for ax, (key, label, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+            for i, (name, points) in enumerate(curves[key].items()):
+                points = np.asarray(points, dtype=float)
+                text = f"{name}: n^{slope(points):.1f}" if len(points) > 1 else name
+                ax.plot(*points.T, color=COLOURS[i], marker=MARKERS[i], markersize=3, linewidth=1, label=text)
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log")
+            ax.set_xlabel(label)
+            ax.set_title(title)
+            ax.grid(color="0.9")
+            ax.set_axisbelow(True)
+            ax.legend(fontsize=6, frameon=False)
+            ax.set_ylabel("milliseconds" if ax.get_subplotspec().is_first_col() else "")
+    return figure
