@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from advit.plots import house_style
+from advit.speed import power
 
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "osD^"
 PANELS = (
@@ -15,12 +16,6 @@ PANELS = (
     ("images", "images in a batch", "scoring"),
     ("categories", "categories of 8 images", "one epoch of reading"),
 )
-
-
-def slope(points: np.ndarray) -> float:
-    """Power of growth between the last two points of ``(n, 2)``."""
-    (x0, y0), (x1, y1) = np.log(points[-2:])
-    return float((y1 - y0) / (x1 - x0))
 
 
 def growth_figure(curves: dict[str, dict[str, Any]]) -> Figure:
@@ -33,9 +28,10 @@ def growth_figure(curves: dict[str, dict[str, Any]]) -> Figure:
         figure = Figure(figsize=(6.3, 2.6), layout="constrained")
         for ax, (key, label, title) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
             for i, (name, points) in enumerate(curves[key].items()):
-                points = np.asarray(points, dtype=float)
-                text = f"{name}: n^{slope(points):.1f}" if len(points) > 1 else name
-                ax.plot(*points.T, color=COLOURS[i], marker=MARKERS[i], markersize=3, linewidth=1, label=text)
+                text = f"{name}: n^{power(points):.1f}"
+                ax.plot(
+                    *np.transpose(points), color=COLOURS[i], marker=MARKERS[i], markersize=3, linewidth=1, label=text
+                )
             ax.set_xscale("log", base=2)
             ax.set_yscale("log")
             ax.set_xlabel(label)

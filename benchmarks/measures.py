@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,9 @@ def vt_adl_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     yield at_least(row(f"training step, {where}", "ms", a, b, "literal"), 3)
     gap = float(np.max(np.abs(np.array(losses["ours"]) / np.array(losses["theirs"]) - 1)))
     yield at_most(row(f"largest relative gap of the losses over {sizes.steps} steps, {where}", "", gap), 1e-4)
+    half = training.our_steps(training.network_of(replace(config, precision="bfloat16")), images)
+    c = 1e3 * side_by_side({"it": half}, min(3, sizes.repeats))["it"]
+    yield row(f"training step with precision=bfloat16 (losses differ), {where}", "ms", c, b, "literal")
     memory = [memory_of("steps", literal=x, steps=2, **dict(sizes.vt_adl_options)) for x in (False, True)]
     yield at_least(
         row(f"training step, peak memory, {where}", "MB", memory[0]["peak"] / MB, memory[1]["peak"] / MB, "literal"), 2
