@@ -11,6 +11,7 @@ import pandas as pd
 
 from advit.tables import Table
 
+ALT = "Time against patches, images and categories, both axes logarithmic: ours, plain attention, published"
 MARKS = {True: "yes", False: "no", None: ""}
 
 
@@ -73,4 +74,4 @@ def speed_block(path: Path) -> str:
     found = json.loads(path.read_text(encoding="utf-8"))
     table = Table(rows_table([r for r in found["rows"] if r["target"]]), "").markdown().strip()
     where = f"`make bench` on {machine_sentence(found['machine'])}; all measurements: results/benchmarks.md."
-    return f"{where}\n\n{table}\n\n{growth_sentences(found['curves'])}\n"
+    return f"{where}\n\n{table}\n\n![{ALT}](figures/benchmarks/growth.png)\n\n{growth_sentences(found['curves'])}\n"

@@ -9,14 +9,12 @@ from typing import Any
 
 from advit.files import write_text
 from advit.plots import save_figure
-from advit.speed import number
+from advit.speed import ALT, number
 from benchmarks import growth
 from benchmarks.figure import growth_figure
 from benchmarks.machine import facts
 from benchmarks.measures import FAST, Sizes, all_rows, row
 from benchmarks.table import markdown
-
-ALT = "Time against patches, images and categories, both axes logarithmic: ours, plain attention, published."
 
 
 def curves(sizes: Sizes) -> dict[str, dict[str, list[list[float]]]]:
