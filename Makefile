@@ -2,7 +2,7 @@
 # pyproject.toml and constraints.txt stay the same (times of files do not matter). 'make' alone lists the targets.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test fast lint reproduce verify report notebooks lab data readme clean
+.PHONY: help setup test fast lint reproduce verify report bench notebooks lab data readme clean
 
 # Threads that wait by sleeping: slower when alone (by 1.6 in training), but not brought to a halt by other processes.
 test fast verify notebooks: export OMP_WAIT_POLICY = PASSIVE
@@ -36,6 +36,9 @@ verify: $(STAMP) ## compare this machine's numbers with the committed ones
 
 report: $(STAMP) ## the HTML report of what 'make reproduce' wrote
 	.venv/bin/python -m advit report $(if $(NAME),--name '$(NAME)')
+
+bench: $(STAMP) ## measure time and memory against the published computations (ten minutes, nothing else running)
+	.venv/bin/python -m benchmarks
 
 notebooks: $(STAMP) ## run the notebooks at profile smoke and keep their outputs
 	.venv/bin/python -m advit.notebooks

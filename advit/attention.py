@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from advit.blocks import block_attention
-from advit.patches import patch_distances
+from advit.minimax_attention import Minimax, minimax_attention
+from advit.patches import squared_patch_distances
 from advit.precision import full_precision
 
 
@@ -19,13 +20,13 @@ class Associations:
     """Both associations of one layer, as what they follow from; the N x N matrices are made when asked for.
 
     ``queries, keys (batch, head, N, d_h)``. ``sigma (batch, head, N)``: the prior's learned scale, in patch units.
-    ``squared_distances (N, N)``: D_ij^2, the same for every layer.
+    The N patches form a square grid. ``discrepancy``: the layer's mean, in nats, if it was asked for.
     """
 
     queries: Tensor
     keys: Tensor
     sigma: Tensor
-    squared_distances: Tensor
+    discrepancy: Tensor | None = None
 
     @property
     def series(self) -> Tensor:
@@ -35,7 +36,8 @@ class Associations:
     @property
     def prior(self) -> Tensor:
         """Prior-association ``(batch, head, N, N)``, rows sum to 1; differentiable, but training never stores it."""
-        return prior_association(self.sigma, self.squared_distances)
+        n = self.sigma.shape[-1]
+        return prior_association(self.sigma, squared_patch_distances(n, slice(0, n), self.sigma))
 
 
 def series_association(queries: Tensor, keys: Tensor) -> Tensor:
@@ -95,11 +97,17 @@ class AnomalyAttention(nn.Module):
         self.to_qkv = nn.Linear(dim, 3 * dim)
         self.to_sigma = nn.Linear(dim, heads)
         self.to_out = nn.Linear(dim, dim)
-        self.register_buffer("squared_distances", patch_distances(grid).square(), persistent=False)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Associations]:
-        """``(batch, N, d)`` tokens to ``(batch, N, d)`` outputs and the layer's associations."""
-        q, k, v = rearrange(self.to_qkv(tokens), "b n (three m h) -> three b m n h", three=3, m=self.heads)
-        out = self.to_out(rearrange(block_attention(q, k, v), "b m n h -> b n (m h)"))
+    def forward(self, tokens: Tensor, minimax: Minimax | None = None) -> tuple[Tensor, Associations]:
+        """``(batch, N, d)`` tokens to ``(batch, N, d)`` outputs and the layer's associations.
+
+        ``minimax``: also compute the discrepancy, in the same pass.
+        """
+        qkv = rearrange(self.to_qkv(tokens), "b n (three m h) -> three b m n h", three=3, m=self.heads)
+        q, k, v = qkv.contiguous()
         sigma = prior_scale(rearrange(full_precision(self.to_sigma(tokens)), "b n m -> b m n"), self.sigma_max)
-        return out, Associations(q, k, sigma, self.squared_distances)
+        if minimax is None:
+            mixed, discrepancy = F.scaled_dot_product_attention(q, k, v), None
+        else:
+            mixed, discrepancy = minimax_attention(q, k, v, sigma, minimax)
+        return self.to_out(rearrange(mixed, "b m n h -> b n (m h)")), Associations(q, k, sigma, discrepancy)

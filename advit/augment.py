@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from advit.precision import to_device
+
 
 def translate(images: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """Move the content of each image ``(batch, channel, H, H)`` by (down, right) pixels, edges reflected.
@@ -31,4 +33,4 @@ def augment(images: Tensor, shift: int, brightness: float, generator: torch.Gene
     n = len(images)
     offsets = torch.randint(-shift, shift + 1, (n, 2), generator=generator).tolist()
     gain = 1 + brightness * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
-    return (translate(images, [(dy, dx) for dy, dx in offsets]) * gain.to(images.device)).clamp(0, 1)
+    return (translate(images, [(dy, dx) for dy, dx in offsets]) * to_device(gain, images.device)).clamp(0, 1)

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from advit.attention import Associations
-from advit.blocks import LOG2_E, Workspace, add_rows, blocks, row_sum, total_of_rows, without_autocast
+from advit.blocks import without_autocast
+from advit.divergence import divergence_of
 
 
 def smooth_association(association: Tensor, eps: float) -> Tensor:
@@ -47,76 +48,23 @@ def dense_discrepancy(layers: Sequence[Associations], eps: float) -> Tensor:
     return torch.stack([symmetric_kl(a.prior, a.series, eps).mean(dim=1) for a in layers]).mean(dim=0)
 
 
-def _kl_in_blocks(
-    q: Tensor, k: Tensor, sigma: Tensor, squared: Tensor, eps: float, weight: Tensor | None, needed: Sequence[bool]
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Symmetric KL of every row, and the gradient of its sum weighted by ``weight``; S and P are made block by block.
-
-    S = softmax(q k^T / sqrt(d_h)), P = softmax(-a D^2), a = 1 / (2 sigma^2). Smoothing leaves a common factor: with
-    c = eps / (N (1 - eps)), S' / P' = (S + c) / (P + c) =: t, and row by row
-
-        value            (1 - eps) sum_j (S_j - P_j) log t_j
-        d / d logits_j   (1 - eps) S_j (h_j - sum_i S_i h_i),  h_j = log t_j - 1 / t_j
-        d / d a          (1 - eps) (E[h D^2] - E[h] E[D^2]),   h_j = log t_j + t_j,  E over P
-
-    (softmax and covariance do not see a constant in h). Below, S and P stand for their numerators; the division by
-    ``s_sum`` and ``p_sum`` is left to sums over rows.
-
-    Args:
-        q, k: ``(pair, N, d_h)``. sigma: ``(pair, N)``. squared: D^2, ``(N, N)``. weight: ``(pair, N)``, or None.
-        needed: whether the gradients towards q and k, and towards sigma, are wanted.
-
-    Returns:
-        Value ``(pair, N)``; gradients towards q, k and sigma, None where not wanted.
-    """
-    pairs, n, width = q.shape
-    work, scale = Workspace(q), width**-0.5
-    value, c = torch.empty_like(sigma), eps / (n * (1 - eps))
-    d_q, d_k = (torch.empty_like(q), total_of_rows(k)) if needed[0] else (None, None)
-    d_sigma = torch.empty_like(sigma) if needed[1] else None
-    a = 0.5 / sigma.square()[..., None]
-    for p, r in blocks(pairs, n, q):
-        s = work.full_product("s", q[p, r], k[p].transpose(1, 2), LOG2_E * scale)
-        s.sub_(s.amax(dim=-1, keepdim=True)).exp2_()
-        prior = torch.mul(squared[r], a[p, r] * -LOG2_E, out=work.buffer("prior", s.shape)).exp2_()
-        s_sum, p_sum = row_sum(s), row_sum(prior)
-        ratio = torch.mul(s, 1 / s_sum, out=work.buffer("ratio", s.shape)).add_(c)
-        log = torch.mul(prior, 1 / p_sum, out=work.buffer("log", s.shape)).add_(c)
-        torch.log(ratio.div_(log), out=log)
-        prior_log = torch.mul(prior, log, out=work.buffer("prior log", s.shape))
-        s_log = log.mul_(s)
-        value[p, r] = (row_sum(s_log) / s_sum - row_sum(prior_log) / p_sum)[..., 0]
-        if needed[1]:
-            h = prior_log.addcmul_(prior, ratio)
-            mean_h, mean_square = row_sum(h) / p_sum, row_sum(prior.mul_(squared[r])) / p_sum
-            d_a = row_sum(h.mul_(squared[r])) / p_sum - mean_h * mean_square
-            d_sigma[p, r] = d_a[..., 0] * sigma[p, r].pow(-3) * weight[p, r] * (eps - 1)
-        if needed[0]:
-            h = s_log.sub_(torch.div(s, ratio, out=ratio))
-            h = work.short("h", h.addcmul_(s, row_sum(h) / s_sum, value=-1))
-            factor = scale * (1 - eps) * weight[p, r, None] / s_sum
-            d_q[p, r] = work.product("columns", h, k[p]) * factor
-            add_rows(d_k, p, r, work.product("rows", h.transpose(1, 2), (q[p, r] * factor).to(q.dtype)))
-    return value.mul_(1 - eps), d_q, d_k, d_sigma
-
-
 class _SymmetricKL(torch.autograd.Function):
     """Symmetric KL ``(pair, N)`` of both associations; the backward pass goes through the blocks once more."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, squared: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(q, k, sigma, squared)
+    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(q, k, sigma)
         ctx.eps = eps
         with without_autocast(q):
-            return _kl_in_blocks(q, k, sigma, squared, eps, None, (False, False))[0]
+            return divergence_of(q, k, sigma, eps, None, (False, False)).value
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         needed = ctx.needs_input_grad
         with without_autocast(gradient):
-            found = _kl_in_blocks(*ctx.saved_tensors, ctx.eps, gradient, (needed[0] or needed[1], needed[2]))[1:]
-        return *(_like(g, x) for g, x in zip(found, ctx.saved_tensors, strict=False)), None, None
+            d = divergence_of(*ctx.saved_tensors, ctx.eps, gradient, (needed[0] or needed[1], needed[2]))
+        return *(_like(g, x) for g, x in zip((d.d_q, d.d_k, d.d_sigma), ctx.saved_tensors, strict=True)), None
 
 
 class _MeanSymmetricKL(torch.autograd.Function):
@@ -126,20 +74,20 @@ class _MeanSymmetricKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, squared: Tensor, eps: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, eps: float) -> Tensor:
         needed = ctx.needs_input_grad
         weight = torch.full_like(sigma, 1 / sigma.numel())
         with without_autocast(q):
-            value, *found = _kl_in_blocks(q, k, sigma, squared, eps, weight, (needed[0] or needed[1], needed[2]))
-        ctx.save_for_backward(*(_like(g, x) for g, x in zip(found, (q, k, sigma), strict=True)))
-        return value.mean()
+            d = divergence_of(q, k, sigma, eps, weight, (needed[0] or needed[1], needed[2]))
+        ctx.save_for_backward(*(_like(g, x) for g, x in zip((d.d_q, d.d_k, d.d_sigma), (q, k, sigma), strict=True)))
+        return d.value.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         signs = (-gradient, -gradient, gradient)
         scaled = (None if g is None else g * s.to(g.dtype) for g, s in zip(ctx.saved_tensors, signs, strict=True))
-        return *scaled, None, None
+        return *scaled, None
 
 
 def _like(gradient: Tensor | None, x: Tensor) -> Tensor | None:
@@ -147,8 +95,8 @@ def _like(gradient: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def _pairs(a: Associations) -> tuple[Tensor, ...]:
-    """Queries, keys and sigma with batch and head as one axis, and D^2, ready for the blocks."""
-    return a.queries.flatten(0, 1), a.keys.flatten(0, 1), a.sigma.flatten(0, 1), a.squared_distances.to(a.sigma.dtype)
+    """Queries, keys and sigma with batch and head as one axis, ready for the blocks."""
+    return a.queries.flatten(0, 1), a.keys.flatten(0, 1), a.sigma.flatten(0, 1)
 
 
 def block_symmetric_kl(associations: Associations, eps: float) -> Tensor:
@@ -186,10 +134,10 @@ def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str)
     fixed_series, fixed_prior = phases in ("minimise", "none"), phases in ("maximise", "none")
     means = []
     for layer in layers:
-        q, k, sigma, squared = _pairs(layer)
+        q, k, sigma = _pairs(layer)
         if fixed_series:
             q, k = q.detach(), k.detach()
         if fixed_prior:
             sigma = sigma.detach()
-        means.append(_MeanSymmetricKL.apply(q, k, sigma, squared, eps))
+        means.append(_MeanSymmetricKL.apply(q, k, sigma, eps))
     return torch.stack(means).mean()

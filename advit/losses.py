@@ -11,8 +11,8 @@ BLOCK_BYTES = 2**20  # of the four maps of the images that SSIM works on at a ti
 
 
 def gaussian_window(window: int, sigma: float, like: Tensor) -> Tensor:
-    """Normalised 1-D Gaussian of ``window`` taps, on the device and dtype of ``like``."""
-    x = torch.arange(window, dtype=like.dtype, device=like.device) - (window - 1) / 2
+    """Normalised 1-D Gaussian of ``window`` taps, in the dtype of ``like``, on the CPU: it is read as numbers."""
+    x = torch.arange(window, dtype=like.dtype) - (window - 1) / 2
     weights = torch.exp(-x.square() / (2 * sigma**2))
     return weights / weights.sum()
 

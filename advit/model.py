@@ -13,6 +13,7 @@ from advit.config import ADViTConfig
 from advit.decoder import Decoder, ReconstructionVector
 from advit.filters import FEATURES
 from advit.mdn import MixtureDensityNetwork, expected_nll, mixture_nll
+from advit.minimax_attention import Minimax
 from advit.patches import patchify, position_waves
 from advit.precision import full_precision
 from advit.targets import FilterTarget, PixelTarget
@@ -47,8 +48,8 @@ class EncoderLayer(nn.Module):
             nn.Linear(config.dim, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, config.dim)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Associations]:
-        out, associations = self.attention(self.norm_attention(x))
+    def forward(self, x: Tensor, minimax: Minimax | None = None) -> tuple[Tensor, Associations]:
+        out, associations = self.attention(self.norm_attention(x), minimax)
         x = x + out
         return x + self.mlp(self.norm_mlp(x)), associations
 
@@ -103,12 +104,16 @@ class ADViT(nn.Module):
         )
 
     def encode(
-        self, images: Tensor, mask: Tensor | None = None, target: Tensor | None = None
+        self,
+        images: Tensor,
+        mask: Tensor | None = None,
+        target: Tensor | None = None,
+        minimax: Minimax | None = None,
     ) -> tuple[Tensor, list[Associations]]:
         """Images ``(batch, 3, H, H)`` to features ``(batch, N, d)`` and the associations of every layer.
 
         ``mask (batch, N)``: True where a patch is hidden from the encoder. ``target``: the images' filter features, if
-        they are known already.
+        they are known already. ``minimax``: every layer also computes its discrepancy, in one pass with its attention.
         """
         x = self.embed(patchify(images - 0.5, self.config.patch))
         if self.embed_features is not None:
@@ -119,14 +124,20 @@ class ADViT(nn.Module):
         x = x + self.position
         associations = []
         for layer in self.layers:
-            x, a = layer(x)
+            x, a = layer(x, minimax)
             associations.append(a)
         return self.norm(x), associations
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, noise: Tensor | None = None) -> ADViTOutput:
+    def forward(
+        self,
+        images: Tensor,
+        mask: Tensor | None = None,
+        noise: Tensor | None = None,
+        minimax: Minimax | None = None,
+    ) -> ADViTOutput:
         """One pass. ``noise (batch, N, d)``: a draw of N(0, noise_sd^2), added in training mode only."""
         target = self.target(images) if self.target is not None else None
-        encoded, associations = self.encode(images, mask, target)
+        encoded, associations = self.encode(images, mask, target, minimax)
         target = full_precision(encoded).detach() if target is None else target
         features = encoded + noise if self.training and noise is not None else encoded
         return ADViTOutput(

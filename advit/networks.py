@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from advit.augment import augment
 from advit.config import ADViTConfig
-from advit.discrepancy import association_discrepancy, minimax_discrepancy
+from advit.discrepancy import association_discrepancy
 from advit.losses import reconstruction_loss
 from advit.masks import random_masks
+from advit.minimax_attention import Minimax
 from advit.model import ADViT
 from advit.patches import patchify
-from advit.precision import full_precision
+from advit.precision import full_precision, to_device
 from advit.vt_adl import VTADL, public_patch_nll, vt_adl_loss
 
 SCORES = ("density", "reconstruction", "discrepancy", "association")
@@ -78,16 +79,18 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
     config: ADViTConfig = network.config
     if config.model == "vt_adl":
         return vt_adl_loss(network(images, generator), images)
-    batch, n, mask = len(images), config.grid**2, None
+    batch, n, mask, judged = len(images), config.grid**2, None, 0
     noise = config.noise_sd * torch.randn(batch, n, config.dim, generator=generator, dtype=images.dtype)
     if config.density_context == "others":
-        mask = random_masks(config, batch, generator).to(images.device)
-    out = network(images, mask, noise.to(images.device))
+        mask = random_masks(config, batch, generator)
+        judged = int(mask.sum()) * config.target_cells**2
+        mask = to_device(mask, images.device)
+    out = network(images, mask, to_device(noise, images.device), Minimax(config.smoothing_eps, config.minimax))
     reconstruction, mse, similarity = reconstruction_loss(
         shrunk(images, config), out.reconstruction, config.mse_weight, config.ssim_weight
     )
-    discrepancy = minimax_discrepancy(out.associations, config.smoothing_eps, config.minimax)
-    density = out.nll[by_place(mask, config)].mean() if mask is not None else out.nll.mean()
+    discrepancy = torch.stack([a.discrepancy for a in out.associations]).mean()
+    density = out.nll.mean() if mask is None else (out.nll * by_place(mask, config)).sum() / judged
     total = 2 * reconstruction + config.minimax_lambda * discrepancy + config.density_weight * density
     return {"total": total, "mse": mse, "ssim": similarity, "discrepancy": discrepancy, "density": density}
 

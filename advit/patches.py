@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -43,6 +45,18 @@ def patch_distances(grid: int) -> Tensor:
     axis = torch.arange(grid, dtype=torch.float32)
     centres = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
     return torch.linalg.vector_norm(centres[:, None] - centres[None], dim=-1)
+
+
+def squared_patch_distances(n: int, rows: slice, like: Tensor) -> Tensor:
+    """D_ij^2 between the patches ``rows`` and all N patches of a square grid, ``(rows, N)``, as ``like`` is.
+
+    A square on each axis, added: no N x N matrix is needed for a few rows of it. Test: tests/test_eq_patches.py
+    """
+    grid = math.isqrt(n)
+    axis = torch.arange(grid, dtype=like.dtype, device=like.device)
+    along = (axis[:, None] - axis).square()
+    patch = torch.arange(n, device=like.device)[rows]
+    return (along[patch // grid, :, None] + along[patch % grid, None, :]).flatten(1)
 
 
 def position_waves(grid: int, dim: int) -> Tensor:

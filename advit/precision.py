@@ -19,12 +19,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and on_cpu() else "float32"
 
 
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device``; to a GPU without waiting for what it is doing."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
 def unit_images(pixels: Tensor, device: torch.device, precision: str) -> Tensor:
     """uint8 images to [0, 1] on ``device``: float64 if the precision is that, else float32.
 
     Test: tests/test_training.py
     """
-    return pixels.to(device).to(torch.float64 if precision == "float64" else torch.float32) / 255
+    return to_device(pixels, device).to(torch.float64 if precision == "float64" else torch.float32) / 255
 
 
 def full_precision(x: Tensor) -> Tensor:

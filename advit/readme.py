@@ -11,10 +11,12 @@ import pandas as pd
 
 from advit.baselines import METHODS
 from advit.files import write_text
+from advit.speed import speed_block
 from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 from advit.tables import FULL_NAMES, MAIN_KEYS, Table
 
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- /speed -->)", re.DOTALL)
 MARKS = {
     SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
@@ -134,9 +136,11 @@ def record_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def update(readme: Path, results: Path) -> None:
-    """Write the results between the markers of ``readme``."""
-    block = results_block(results)
-    write_text(readme, MARKERS.sub(lambda m: m[1] + block + m[2], readme.read_text(encoding="utf-8")))
+    """Write the results, and what ``make bench`` found, between the markers of ``readme``."""
+    text = readme.read_text(encoding="utf-8")
+    for markers, block in ((MARKERS, results_block(results)), (SPEED, speed_block(results / "benchmarks.json"))):
+        text = markers.sub(lambda m, block=block: m[1] + block + m[2], text)
+    write_text(readme, text)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from advit.precision import unit_images
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 SAVE_EVERY_SECONDS = 20
 PROBES = 10
+READ_EVERY = 16  # steps, on a GPU
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -93,6 +94,33 @@ def require_finite(terms: dict[str, float], epoch: int, step: int, names: list[s
             )
 
 
+class Pending:
+    """Terms of the steps that were not looked at yet: reading a number from a GPU waits until it is idle.
+
+    On a CPU every step is read at once; on other devices several together.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.limit = 1 if device.type == "cpu" else READ_EVERY
+        self.steps: list[tuple[dict[str, Tensor], int, int, list[str]]] = []
+
+    def add(self, terms: dict[str, Tensor], epoch: int, step: int, names: list[str]) -> list[dict[str, float]]:
+        """Remember one step; what :meth:`read` gives, when enough of them wait."""
+        self.steps.append((terms, epoch, step, names))
+        return self.read() if len(self.steps) >= self.limit else []
+
+    def read(self) -> list[dict[str, float]]:
+        """Terms of all waiting steps as numbers. Raises TrainingError for the first that is not finite."""
+        waiting, self.steps = self.steps, []
+        if not waiting:
+            return []
+        values = torch.stack([torch.stack(list(terms.values())) for terms, *_ in waiting]).tolist()
+        found = [dict(zip(terms, row, strict=True)) for (terms, *_), row in zip(waiting, values, strict=True)]
+        for terms, (_, epoch, step, names) in zip(found, waiting, strict=True):
+            require_finite(terms, epoch, step, names)
+        return found
+
+
 def fit(
     network: nn.Module,
     load: Callable[[list[int]], Tensor],
@@ -134,6 +162,7 @@ def fit(
         restore(network, optimiser, tensors, run / CHECKPOINT)
         step, epoch, log = meta["step"], meta["epoch"], meta["log"]
         write_log(run, log)  # a kill between checkpoint and log leaves the log one save behind
+    pending = Pending(device)
     total, saved = total_steps(config, len(names)), time.monotonic()
     bar = tqdm(total=total, initial=step, desc="train", unit="step", disable=not progress)
     while step < total:
@@ -144,11 +173,13 @@ def fit(
             images = unit_images(load(indices), device, config.precision)
             rate = learning_rate(config, step, total)
             found = train_step(network, optimiser, images, step_generator(seed, step), rate)
-            terms = {k: float(v) for k, v in found.items()}
-            require_finite(terms, epoch, step, [names[i] for i in indices])
-            sums = {k: sums.get(k, 0.0) + v / len(batches) for k, v in terms.items()}
+            read = pending.add(found, epoch, step, [names[i] for i in indices])
             step += 1
             bar.update()
+            if indices is batches[-1]:
+                read += pending.read()
+            for terms in read:
+                sums = {k: sums.get(k, 0.0) + v / len(batches) for k, v in terms.items()}
         epoch += 1
         log.append({"epoch": epoch, "step": step, "learning_rate": rate, **sums})
         if probe is not None and (step >= total or step * PROBES // total > (step - len(batches)) * PROBES // total):

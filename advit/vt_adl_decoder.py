@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advit.fft_convolution import SpectralConvTranspose2d
 from advit.precision import full_precision
 
 CODE_CHANNELS, CODE_SIDE = 8, 8
@@ -36,7 +37,8 @@ class PublicDecoder(nn.Module):
         layers: list[nn.Module] = []
         width = CODE_CHANNELS
         for out, kernel, stride, padding in UPSAMPLING:
-            layers.append(nn.ConvTranspose2d(width, out or channels, kernel, stride, padding))
+            kind = nn.ConvTranspose2d if out else SpectralConvTranspose2d
+            layers.append(kind(width, out or channels, kernel, stride, padding))
             if out:
                 layers += [nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
                 width = out

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from advit.attention import AnomalyAttention, prior_association, prior_scale, series_association
-from advit.blocks import block_attention
+from advit.discrepancy import dense_discrepancy
+from advit.minimax_attention import Minimax, minimax_attention
 from advit.patches import patch_distances
+from advit.precision import full_precision
 
 
 def test_prior_is_a_normalised_gaussian_in_patch_distance():
@@ -63,9 +65,9 @@ def test_attention_in_blocks_equals_autograd_of_the_dense_formula(dtype, toleran
     """Witness in float64 of the same inputs; in bfloat16 within 4 % of the largest entry (steps are 0.8 %)."""
     monkeypatch.setattr("advit.blocks.BLOCK_BYTES", block_bytes)
     g = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(2, 3, 14, 5, generator=g, dtype=dtype).mul_(2).requires_grad_() for _ in range(3)]
-    towards = torch.randn(2, 3, 14, 5, generator=g, dtype=dtype)
-    found = block_attention(*inputs)
+    inputs = [torch.randn(2, 3, 16, 5, generator=g, dtype=dtype).mul_(2).requires_grad_() for _ in range(3)]
+    towards = torch.randn(2, 3, 16, 5, generator=g, dtype=dtype)
+    found, _ = minimax_attention(*inputs, scales(2, 3, 16, dtype), Minimax(1e-4, "none"))
     exact = [x.detach().double().requires_grad_() for x in inputs]
     dense = series_association(*exact[:2]) @ exact[2]
     gradients = torch.autograd.grad(found, inputs, towards), torch.autograd.grad(dense, exact, towards.double())
@@ -74,10 +76,26 @@ def test_attention_in_blocks_equals_autograd_of_the_dense_formula(dtype, toleran
         assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
+def scales(batch, heads, n, dtype):
+    full = full_precision(torch.zeros(0, dtype=dtype)).dtype
+    return torch.rand(batch, heads, n, generator=torch.Generator().manual_seed(1), dtype=full) * 3 + 0.05
+
+
 def test_attention_in_blocks_against_finite_differences_and_at_extreme_logits():
-    q, k, v = (torch.randn(1, 2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(block_attention, (q, k, v))
+    q, k, v = (torch.randn(1, 2, 4, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    sigma = scales(1, 2, 4, torch.float64)
+    assert torch.autograd.gradcheck(lambda *x: minimax_attention(*x, sigma, Minimax(1e-4, "none"))[0], (q, k, v))
     big = [(x.detach().float() * 1000).requires_grad_() for x in (q, k, v)]
-    out = block_attention(*big)
-    out.sum().backward()
+    out, discrepancy = minimax_attention(*big, sigma.float(), Minimax(1e-4, "both"))
+    (out.sum() + discrepancy).backward()
     assert out.isfinite().all() and all(x.grad.isfinite().all() for x in big)
+
+
+def test_output_is_the_same_with_and_without_the_discrepancy():
+    layer = AnomalyAttention(dim=12, heads=3, grid=4, sigma_max=4.0).double()
+    x = torch.randn(2, 16, 12, dtype=torch.float64)
+    plain, with_discrepancy = layer(x), layer(x, Minimax(1e-3, "both"))
+    assert torch.allclose(plain[0], with_discrepancy[0], atol=1e-12)
+    assert plain[1].discrepancy is None
+    expected = dense_discrepancy([plain[1]], 1e-3).mean()
+    assert with_discrepancy[1].discrepancy.item() == pytest.approx(expected.item(), rel=1e-10)

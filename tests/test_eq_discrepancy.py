@@ -13,7 +13,6 @@ from advit.discrepancy import (
     smooth_association,
     symmetric_kl,
 )
-from advit.patches import patch_distances
 from advit.precision import full_precision
 
 
@@ -23,13 +22,13 @@ def layer(seed=0, batch=2, heads=3, grid=4, width=5, dtype=torch.float64, spread
     n = grid**2
     q, k = (torch.randn(batch, heads, n, width, generator=generator, dtype=dtype) * spread for _ in range(2))
     sigma = torch.rand(batch, heads, n, generator=generator, dtype=full_precision(q).dtype) * 3 + 0.05
-    return Associations(q, k, sigma, patch_distances(grid).square().to(sigma.dtype))
+    return Associations(q, k, sigma)
 
 
 def leaves(a):
     """The same layer with its own queries, keys and sigma, to differentiate towards."""
     inputs = [x.detach().clone().requires_grad_() for x in (a.queries, a.keys, a.sigma)]
-    return inputs, Associations(*inputs, a.squared_distances)
+    return inputs, Associations(*inputs)
 
 
 def test_symmetric_kl_against_loops():
@@ -96,7 +95,7 @@ def test_block_gradient_against_finite_differences():
     a = layer(batch=1, heads=2, grid=2, spread=1.0)
 
     def value(q, k, sigma):
-        return block_symmetric_kl(Associations(q, k, sigma, a.squared_distances), 1e-3)
+        return block_symmetric_kl(Associations(q, k, sigma), 1e-3)
 
     inputs = (a.queries.requires_grad_(), a.keys.requires_grad_(), (a.sigma + 0.3).requires_grad_())
     assert torch.autograd.gradcheck(value, inputs)

@@ -6,8 +6,8 @@ import torch
 from advit.attention import Associations
 from advit.config import ADViTConfig, with_options
 from advit.discrepancy import dense_discrepancy, minimax_discrepancy
+from advit.minimax_attention import Minimax, minimax_attention
 from advit.networks import build_network, training_terms
-from advit.patches import patch_distances
 from advit.precision import full_precision
 
 SMALL = with_options(
@@ -38,11 +38,11 @@ def is_prior(name):
 
 
 def detached_series(a):
-    return Associations(a.queries.detach(), a.keys.detach(), a.sigma, a.squared_distances)
+    return Associations(a.queries.detach(), a.keys.detach(), a.sigma)
 
 
 def detached_prior(a):
-    return Associations(a.queries, a.keys, a.sigma.detach(), a.squared_distances)
+    return Associations(a.queries, a.keys, a.sigma.detach())
 
 
 @pytest.mark.parametrize("phase", ["minimise", "maximise"])
@@ -103,11 +103,11 @@ def test_gradients_of_the_phases_equal_those_of_the_dense_formula(phases, dtype,
     monkeypatch.setattr("advit.blocks.BLOCK_BYTES", block_bytes)
     full = full_precision(torch.zeros(0, dtype=dtype)).dtype
     generator = torch.Generator().manual_seed(0)
-    squared, inputs = patch_distances(4).square().to(full), []
+    inputs = []
     for _ in range(2):
         q, k = (torch.randn(2, 3, 16, 5, generator=generator, dtype=dtype).mul_(2).requires_grad_() for _ in range(2))
         inputs += [q, k, (torch.rand(2, 3, 16, generator=generator, dtype=full) * 3 + 0.05).requires_grad_()]
-    layers = [Associations(*inputs[:3], squared), Associations(*inputs[3:], squared)]
+    layers = [Associations(*inputs[:3]), Associations(*inputs[3:])]
     found = minimax_discrepancy(layers, 1e-4, phases)
     dense = dense_discrepancy(layers, 1e-4).mean()
     assert found.item() == pytest.approx(dense.item(), rel=tolerance)
@@ -118,6 +118,34 @@ def test_gradients_of_the_phases_equal_those_of_the_dense_formula(phases, dtype,
         else:
             b = b if i % 3 == 2 else -b
             assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+@pytest.mark.parametrize("block_bytes", [300, 1500, 2**21])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("phases", ["both", "maximise", "minimise", "none"])
+def test_one_pass_of_attention_and_discrepancy_equals_the_dense_formulas(
+    phases, dtype, tolerance, block_bytes, monkeypatch
+):
+    """Output and discrepancy together, and their gradients: towards q and k with the discrepancy's reversed."""
+    monkeypatch.setattr("advit.blocks.BLOCK_BYTES", block_bytes)
+    full = full_precision(torch.zeros(0, dtype=dtype)).dtype
+    g = torch.Generator().manual_seed(0)
+    q, k, v, towards = (torch.randn(2, 3, 16, 5, generator=g, dtype=dtype).mul_(2) for _ in range(4))
+    inputs = [q, k, v, torch.rand(2, 3, 16, generator=g, dtype=full) * 3 + 0.05]
+    inputs = [x.requires_grad_() for x in inputs]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    out, discrepancy = minimax_attention(*inputs, Minimax(1e-4, phases))
+    layer = Associations(exact[0], exact[1], exact[3])
+    dense_out, dense_value = layer.series @ exact[2], dense_discrepancy([layer], 1e-4).mean()
+    assert (out - dense_out).abs().max() <= tolerance * dense_out.abs().max()
+    assert discrepancy.item() == pytest.approx(dense_value.item(), rel=tolerance)
+    found = torch.autograd.grad([out, 0.7 * discrepancy], inputs, [towards, None], allow_unused=True)
+    plain = torch.autograd.grad(dense_out, exact[:3], towards.double())
+    moved = torch.autograd.grad(0.7 * dense_value, [exact[0], exact[1], exact[3]])
+    series, prior = Minimax(1e-4, phases).moves
+    expected = [plain[0] - series * moved[0], plain[1] - series * moved[1], plain[2], moved[2] if prior else None]
+    for a, b in zip(found, expected, strict=True):
+        assert a is None if b is None else (a - b).abs().max() <= tolerance * b.abs().max()
 
 
 def test_no_phase_gives_a_value_without_gradient():

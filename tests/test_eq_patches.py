@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from advit.patches import patch_distances, patch_map_to_pixels, patchify, position_waves, unpatchify
+from advit.patches import (
+    patch_distances,
+    patch_map_to_pixels,
+    patchify,
+    position_waves,
+    squared_patch_distances,
+    unpatchify,
+)
 
 
 def test_patchify_takes_rows_then_columns_then_channels():
@@ -54,3 +61,9 @@ def test_position_waves_against_loops_and_their_neighbours():
     assert waves[:, 8:].abs().max() == 0
     like = position_waves(8, 64) @ position_waves(8, 64).T
     assert like[27, 26] > like[27, 25] > like[27, 24]
+
+
+def test_squared_distances_of_some_rows_are_those_of_the_whole_grid():
+    whole = patch_distances(4).double().square()
+    for rows in (slice(0, 16), slice(3, 10), slice(15, 16)):
+        assert torch.allclose(squared_patch_distances(16, rows, whole), whole[rows], rtol=1e-6)

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from advit.cli import build_parser
-from advit.readme import MARKERS, results_block, study_parts
+from advit.readme import MARKERS, SPEED, results_block, study_parts
+from advit.speed import speed_block
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,6 +19,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_results_are_those_of_the_records():
     found = MARKERS.search(README)
     assert found[0] == found[1] + results_block(ROOT / "results") + found[2], "run 'make readme'"
+
+
+def test_speed_is_that_of_the_benchmarks():
+    found = SPEED.search(README)
+    assert found[0] == found[1] + speed_block(ROOT / "results" / "benchmarks.json") + found[2], "run 'make readme'"
 
 
 def test_a_study_shows_spread_over_seeds_and_the_best_floor_of_each_metric(tmp_path):

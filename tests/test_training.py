@@ -83,6 +83,16 @@ def test_a_non_finite_loss_names_term_step_and_images(tmp_path):
     assert not (tmp_path / "r" / CHECKPOINT).exists()
 
 
+def test_steps_that_are_read_together_name_the_one_that_failed():
+    pending = training.Pending(torch.device("meta"))
+    for step in range(training.READ_EVERY - 1):
+        value = torch.tensor(float("inf") if step == 3 else 1.0)
+        assert pending.add({"mse": value, "total": torch.tensor(2.0)}, 1, step, [f"{step}.png"]) == []
+    with pytest.raises(TrainingError, match=r"The mse term became inf in epoch 2, step 4, on: 3\.png\."):
+        pending.read()
+    assert pending.read() == []
+
+
 def test_resume_refuses_another_configuration_and_says_what_differs(tmp_path):
     train(tmp_path / "r")
     with pytest.raises(CheckpointError, match=r"components \(there 2, now 3\)"):

@@ -1,0 +1,199 @@
+"""Everything that is measured, as rows: what, ours, the opponent's, ratio, target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from advit.metrics import pixel_metrics
+from benchmarks import attention, training
+from benchmarks.literal_vt_adl import LiteralVTADL, literal_scores
+from benchmarks.machine import matmul_gflops
+from benchmarks.metrics import loop_aupro, maps_and_masks
+from benchmarks.timing import memory_of, side_by_side
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the measurements are. ``width``: of a head, d / M of the public setting."""
+
+    patches: tuple[int, ...] = (64, 256, 1024)
+    batch: int = 8
+    width: int = 64
+    narrow: int = 24  # of a head in preset quick
+    fine: int = 4096
+    fine_options: tuple[tuple[str, Any], ...] = (("patch", 8), ("batch_size", 1), ("bottleneck", 32))
+    vt_adl_options: tuple[tuple[str, Any], ...] = ()
+    preset_options: tuple[tuple[str, Any], ...] = ()
+    presets: tuple[str, ...] = ("paper", "vt_adl", "quick")
+    steps: int = 20
+    maps: tuple[int, int] = (100, 512)
+    loop_thresholds: int = 20
+    product: int = 2048
+    repeats: int = 5
+    growth_patches: tuple[int, ...] = (64, 256, 1024, 4096)
+    growth_published: int = 1024
+    growth_images: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    growth_categories: tuple[int, ...] = (1, 2, 4)
+    growth_image_size: int = 256
+
+
+FAST = Sizes(
+    patches=(16, 64), batch=2, width=8, narrow=4, fine=256,
+    fine_options=(("image_size", 32), ("patch", 4), ("dim", 16), ("depth", 1), ("heads", 2), ("mlp_dim", 16),
+                  ("bottleneck", 8), ("components", 2), ("batch_size", 1)),
+    vt_adl_options=(("image_size", 512), ("patch", 128), ("dim", 16), ("depth", 1), ("heads", 2), ("mlp_dim", 16),
+                    ("components", 2), ("batch_size", 1)),
+    preset_options=(("image_size", 32), ("patch", 8), ("dim", 16), ("depth", 1), ("heads", 2), ("mlp_dim", 16),
+                    ("bottleneck", 8), ("components", 2), ("batch_size", 2)),
+    presets=("quick",), steps=2, maps=(4, 64), loop_thresholds=5, product=64, repeats=1,
+    growth_patches=(16, 64), growth_published=64, growth_images=(1, 2), growth_categories=(1, 2), growth_image_size=64,
+)  # fmt: skip
+
+
+def row(
+    measure: str, unit: str, ours: float, opponent: float | None = None, against: str = "", target: str = "",
+    met: bool | None = None, higher: bool = False,
+) -> dict[str, Any]:
+    """One line of the table. ``ratio``: how many times better than the opponent."""
+    ratio = None if not opponent or not ours else (ours / opponent if higher else opponent / ours)
+    return {"measure": measure, "unit": unit, "ours": ours, "against": against, "opponent": opponent, "ratio": ratio,
+            "target": target, "met": met}  # fmt: skip
+
+
+def at_least(found: dict[str, Any], times: float) -> dict[str, Any]:
+    """The row with a target on its ratio."""
+    return found | {"target": f"{times:g}x", "met": None if found["ratio"] is None else bool(found["ratio"] >= times)}
+
+
+def at_most(found: dict[str, Any], limit: float) -> dict[str, Any]:
+    """The row with a limit on its value."""
+    return found | {"target": f"at most {limit:g}", "met": bool(found["ours"] <= limit)}
+
+
+def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Forward, and forward + backward, against the published formulation."""
+    targets = {64: 6, 256: 10, 1024: 25}
+    for width in (sizes.width, sizes.narrow):
+        for n in sizes.patches:
+            x = attention.inputs(n, sizes.batch, width)
+            where = f"N = {n}, heads of {width}"
+            forward = {"ours": lambda x=x: attention.our_value(x), "theirs": lambda x=x: attention.published_value(x)}
+            both = {"ours": lambda x=x: attention.our_discrepancy(x), "theirs": lambda x=x: attention.published_both(x)}
+            found = side_by_side(forward, sizes.repeats)
+            yield row(f"discrepancy, forward, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"], "published")
+            found = side_by_side(both, sizes.repeats)
+            line = row(
+                f"discrepancy, forward + backward, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"],
+                "published",
+            )  # fmt: skip
+            yield at_least(line, targets[n]) if n in targets else line
+    n = sizes.patches[-1]
+    where = dict(n=n, batch=sizes.batch, width=sizes.width)
+    ours, theirs = (memory_of(case, **where)["extra"] / MB for case in ("our_discrepancy", "published_both"))
+    yield at_least(row(f"discrepancy, extra memory, N = {n}", "MB", ours, theirs, "published"), 20)
+    found = memory_of("our_discrepancy", n=sizes.fine, batch=1, width=sizes.width)
+    yield at_most(row(f"discrepancy, extra memory, N = {sizes.fine}, batch 1", "MB", found["extra"] / MB), 128)
+    yield row(f"discrepancy, forward + backward, N = {sizes.fine}, batch 1", "ms", 1e3 * found["seconds"])
+
+
+def layer_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """The whole attention layer against the published one, and against plain attention."""
+    peak = matmul_gflops(sizes.product, sizes.repeats)
+    yield row("matrix product, peak", "GFLOP/s", peak, higher=True)
+    for width in (sizes.width, sizes.narrow):
+        for n in sizes.patches:
+            x = attention.inputs(n, sizes.batch, width)
+            names = {"ours": attention.our_attention, "plain": attention.plain_attention}
+            found = side_by_side({k: lambda f=f, x=x: f(x) for k, f in names.items()}, sizes.repeats)
+            ours, plain = 1e3 * found["ours"], 1e3 * found["plain"]
+            where = f"N = {n}, heads of {width}"
+            line = row(f"attention with discrepancy, forward + backward, {where}", "ms", ours, plain, "plain attention")
+            yield line | {"target": "at most 2x the time", "met": ours <= 2 * plain} if n >= 256 else line
+            achieved = attention.flop(n, sizes.batch, width, 9) / found["ours"] / 1e9
+            yield row(
+                f"attention with discrepancy, matrix products, {where}", "GFLOP/s", achieved, peak, "peak", higher=True
+            )
+            if width == sizes.width:
+                theirs = side_by_side({"it": lambda x=x: attention.published_attention(x)}, 1)["it"]
+                line = row(
+                    f"attention with discrepancy, forward + backward, {where}", "ms", ours, 1e3 * theirs, "published"
+                )
+                yield at_least(line, 8) if n == 1024 else line
+
+
+def vt_adl_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Training and scoring of the public computation, ours against literal."""
+    config = training.sized("vt_adl", **dict(sizes.vt_adl_options))
+    network, images = training.network_of(config), training.smooth_images(config, config.batch_size)
+    literal = training.literal_steps(network, images)
+    ours = training.our_steps(network, images)
+    losses: dict[str, list[float]] = {"ours": [], "theirs": []}
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(sizes.steps):
+        for name, step in (("ours", ours), ("theirs", literal)):
+            found = side_by_side({"it": lambda step=step, name=name: losses[name].append(step())}, 0)
+            seconds[name].append(found["it"])
+    a, b = (1e3 * float(np.median(seconds[name])) for name in ("ours", "theirs"))
+    where = f"vt_adl, {config.image_size} px, batch {config.batch_size}"
+    yield at_least(row(f"training step, {where}", "ms", a, b, "literal"), 3)
+    gap = float(np.max(np.abs(np.array(losses["ours"]) / np.array(losses["theirs"]) - 1)))
+    yield at_most(row(f"largest relative gap of the losses over {sizes.steps} steps, {where}", "", gap), 1e-4)
+    half = training.our_steps(training.network_of(replace(config, precision="bfloat16")), images)
+    c = 1e3 * side_by_side({"it": half}, min(3, sizes.repeats))["it"]
+    yield row(f"training step with precision=bfloat16 (losses differ), {where}", "ms", c, b, "literal")
+    memory = [memory_of("steps", literal=x, steps=2, **dict(sizes.vt_adl_options)) for x in (False, True)]
+    yield at_least(
+        row(f"training step, peak memory, {where}", "MB", memory[0]["peak"] / MB, memory[1]["peak"] / MB, "literal"), 2
+    )
+    theirs = LiteralVTADL(network).eval()
+    functions = {
+        "both": training.our_scores(network, images, ("density", "reconstruction")),
+        "map": training.our_scores(network, images),
+        "theirs": lambda: literal_scores(theirs, images),
+    }
+    rate = {k: len(images) / v for k, v in side_by_side(functions, min(3, sizes.repeats)).items()}
+    for what, name in (("density and reconstruction", "both"), ("what its map needs", "map")):
+        line = row(f"scoring, {what}, {where}", "images/s", rate[name], rate["theirs"], "literal", higher=True)
+        yield at_least(line, 4)
+
+
+def preset_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Training and scoring of every preset, and a training step with fine patches."""
+    for preset in sizes.presets:
+        config = training.sized(preset, **dict(sizes.preset_options))
+        network, images = training.network_of(config), training.smooth_images(config, config.batch_size)
+        step = side_by_side({"it": training.our_steps(network, images)}, min(3, sizes.repeats))["it"]
+        yield row(f"training, preset {preset}", "images/s", len(images) / step)
+        score = side_by_side({"it": training.our_scores(network, images)}, min(3, sizes.repeats))["it"]
+        yield row(f"scoring, preset {preset}", "images/s", len(images) / score)
+    found = memory_of("steps", literal=False, steps=1, preset="paper", **dict(sizes.fine_options))
+    what = f"training step, preset paper at N = {sizes.fine}, batch 1, reconstruction vector of 32"
+    yield at_most(row(f"{what}, peak memory", "MB", found["peak"] / MB), 4096)
+    yield row(what, "ms", 1e3 * found["seconds"])
+
+
+def metric_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """AU-PRO, pixel-level AUROC and AP of many maps, on one thread."""
+    maps, masks = maps_and_masks(*sizes.maps)
+    ours = side_by_side({"it": lambda: pixel_metrics(maps, masks)}, sizes.repeats)["it"]
+    line = row(f"AU-PRO, pixel AUROC and AP of {len(maps)} maps of {maps.shape[1]} px", "s", ours)
+    yield line | {"target": "at most 1", "met": ours <= 1}
+    few = slice(0, max(2, len(maps) // 10))
+    loop = side_by_side({"it": lambda: loop_aupro(maps[few], masks[few], sizes.loop_thresholds)}, 0)["it"]
+    part = side_by_side({"it": lambda: pixel_metrics(maps[few], masks[few])}, sizes.repeats)["it"]
+    what = f"AU-PRO of {len(maps[few])} maps, against a loop over {sizes.loop_thresholds} thresholds"
+    yield row(what, "s", part, loop, "loop")
+
+
+def all_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Every row, in the order of the table."""
+    torch.manual_seed(0)
+    for part in (discrepancy_rows, layer_rows, vt_adl_rows, preset_rows, metric_rows):
+        yield from part(sizes)
