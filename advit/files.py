@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from advit.errors import AdvitError
+from advit.errors import AdvitError, DataError
 
 try:
     import fcntl
@@ -59,6 +60,16 @@ def exclusive(path: Path) -> Iterator[None]:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def require_regular(path: Path) -> None:
+    """Raise DataError for a pipe, a socket or a device, which could be read for ever; links are followed.
+
+    Test: tests/test_broken_data.py
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"cannot read {path}: it is a pipe, a socket or a device. Replace it by a file or remove it.")
 
 
 def write_text(path: Path, text: str) -> None:
