@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -38,6 +39,9 @@ REPRODUCE_EXAMPLES = """examples:
 Runs are stored under runs/store and trained once; an interrupted reproduction continues where it stopped. writes
 results/NAME (executed notebooks, tables as CSV, Markdown and LaTeX, one record per run, report/index.html) and
 figures/NAME (SVG and PNG). notebooks/ is never changed. A cell that fails stops it, with exit status 1."""
+
+
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -206,6 +210,15 @@ def metrics_line(name: str, metrics: dict[str, Any]) -> str:
     return f"{name:16} " + "   ".join(cells)
 
 
+def print_warnings(root: Path, names: Sequence[str]) -> None:
+    """What is not read of the categories, such as a photo in a format that is not known."""
+    from advit.data import scan_category
+
+    for name in names:
+        for line in scan_category(root, name).warnings:
+            print(f"advit: warning: {line}", file=sys.stderr)
+
+
 def command_train(args: argparse.Namespace) -> None:
     from advit.data import open_category
     from advit.runs import train_run
@@ -215,6 +228,7 @@ def command_train(args: argparse.Namespace) -> None:
     root = args.data or embedded_root()
     names = chosen_categories(root, args.category)
     categories = [open_category(root, name) for name in names]
+    print_warnings(root, names)
     for category in categories:
         out = args.out or Path("runs") / f"{category.name}-{args.preset}-seed{args.seed}"
         if args.out and len(categories) > 1:
@@ -316,6 +330,9 @@ def command_data(args: argparse.Namespace) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit status: 0, 1 for an error with a message, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     args = build_parser().parse_args(argv)
     commands = {
         "train": command_train,
@@ -331,6 +348,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commands[args.command](args) or 0
     except AdvitError as error:
         print(f"advit: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        print("advit: there is not enough memory. Lower --set batch_size=N or image_size=N.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         how = "'advit train ... --resume'" if args.command == "train" else "the same command"

@@ -109,6 +109,7 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
     """Detector of a finished run. Raises CheckpointError if its calibration is missing or another run's."""
     path = run / CALIBRATION
     tensors, meta = load_checkpoint(path)
+    needed = set(PARTS[network.config.score])
     if meta.get("identity") != identity:
         raise CheckpointError(f"{path} belongs to another run. Train again.")
     try:
@@ -116,6 +117,12 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
             name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
             for name, standard in meta["standards"].items()
         }
-        return Detector(network, standardisers, float(meta["threshold"]))
+        threshold = float(meta["threshold"])
+        numbers = [a for s in standardisers.values() for a in (s.mean, s.sd)]
+        if not np.isfinite(threshold) or not all(np.isfinite(a).all() for a in numbers):
+            raise ValueError("not finite")
+        if any(a.ndim != 2 or a.shape != numbers[0].shape for a in numbers) or set(meta["standards"]) < needed:
+            raise ValueError("maps of other sizes")
+        return Detector(network, standardisers, threshold)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged or of another version ({error!r}). Train again.") from None

@@ -16,13 +16,13 @@ import torch
 from advit.analysis import analyse, discrepancy_probe
 from advit.cache import ImageCache
 from advit.calibration import held_out
-from advit.checkpoint import load_checkpoint, restore
+from advit.checkpoint import load_checkpoint, require_shapes, restore
 from advit.config import ADViTConfig, with_options
 from advit.data import Category, data_digest
 from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
 from advit.errors import CheckpointError, ConfigError, DataError
 from advit.evaluation import Evaluation, evaluate
-from advit.files import atomic, write_json, write_text
+from advit.files import atomic, require_regular, write_json, write_text
 from advit.networks import SCORES, build_network, fit_target
 from advit.plots import contact_sheet
 from advit.precision import resolve_precision
@@ -190,18 +190,19 @@ def read_config(run: Path) -> dict[str, Any]:
     """The run's ``config.json``. Raises CheckpointError if ``run`` is not a run or the file is damaged."""
     path = run / CONFIG
     try:
+        require_regular(path)
         stored = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(ADViTConfig)}
         if not isinstance(stored["config"], dict) or set(stored["config"]) != known:
             raise CheckpointError(f"{path} was written by another version of advit. Train again.")
         for key, kind in (("seed", int), ("category", str), ("data_digest", str), ("data_root", str)):
-            if not isinstance(stored[key], kind):
+            if type(stored[key]) is not kind:
                 raise TypeError(f"{key} is {stored[key]!r}")
         with_options(ADViTConfig(), stored["config"])
         return stored
     except FileNotFoundError:
         raise CheckpointError(f"{run} is no run: it has no {CONFIG}. Pass the --out folder of 'advit train'.") from None
-    except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Train again.") from None
 
 
@@ -209,9 +210,14 @@ def load_run(run: Path, device: torch.device) -> tuple[Detector, dict[str, Any]]
     """Detector of a finished run, and the run's identity (config, seed, category, data digest)."""
     stored = read_config(run)
     identity = {k: stored[k] for k in ("config", "seed", "category", "data_digest")}
-    network = build_network(with_options(ADViTConfig(), stored["config"]), stored["seed"])
+    config = with_options(ADViTConfig(), stored["config"])
     tensors, meta = load_checkpoint(run / CHECKPOINT)
     require_identity(meta.get("identity", {}), identity, run)
+    if config.depth > len(tensors):
+        raise CheckpointError(f"{run / CHECKPOINT} has not the {config.depth} layers of {run / CONFIG}. Train again.")
+    with torch.device("meta"):  # sizes are compared before memory is taken for them
+        require_shapes(build_network(config, 0), tensors, run / CHECKPOINT)
+    network = build_network(config, stored["seed"])
     restore(network, None, tensors, run / CHECKPOINT)
     if not (run / CALIBRATION).exists():
         step = meta.get("step")
