@@ -94,7 +94,9 @@ def require_shapes(network: nn.Module, tensors: dict[str, Tensor], path: Path) -
         CheckpointError: if one is missing, too much, of another shape, or not finite.
     """
     found, wanted = network_weights(tensors), network.state_dict()
-    wrong = [f"{k} is missing" for k in wanted if k not in found] + [f"{k} is unknown" for k in found if k not in wanted]
+    wrong = [f"{k} is missing" for k in wanted if k not in found] + [
+        f"{k} is unknown" for k in found if k not in wanted
+    ]
     wrong += [
         f"size mismatch for {k}: there {tuple(found[k].shape)}, now {tuple(v.shape)}"
         for k, v in wanted.items()

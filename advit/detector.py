@@ -55,10 +55,19 @@ class Detector:
     def maps(
         self, load: Callable[[list[int]], Tensor], count: int, device: torch.device, progress: str = ""
     ) -> np.ndarray:
-        """Anomaly maps of ``count`` images at the evaluation size, ``(count, E, E)`` float32."""
+        """Anomaly maps of ``count`` images at the evaluation size, ``(count, E, E)`` float32.
+
+        Raises:
+            CheckpointError: if one is not finite. Test: tests/test_hostile.py
+        """
         wanted = PARTS[self.config.score]
         scores = score_images(self.network, load, count, device=device, wanted=wanted, progress=progress)
-        return pixel_maps(self.combine(scores), self.config.evaluation_size, self.config.map_sigma)
+        maps = pixel_maps(self.combine(scores), self.config.evaluation_size, self.config.map_sigma)
+        if not np.isfinite(maps).all():  # a NaN lies below every threshold and would be called good
+            raise CheckpointError(
+                "The run's weights give anomaly maps that are not finite: they are damaged. Train again."
+            )
+        return maps
 
     def image_scores(self, maps: np.ndarray) -> np.ndarray:
         """Image scores ``(n,)`` of anomaly maps."""

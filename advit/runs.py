@@ -213,16 +213,26 @@ def load_run(run: Path, device: torch.device) -> tuple[Detector, dict[str, Any]]
     config = with_options(ADViTConfig(), stored["config"])
     tensors, meta = load_checkpoint(run / CHECKPOINT)
     require_identity(meta.get("identity", {}), identity, run)
-    if config.depth > len(tensors):
-        raise CheckpointError(f"{run / CHECKPOINT} has not the {config.depth} layers of {run / CONFIG}. Train again.")
-    with torch.device("meta"):  # sizes are compared before memory is taken for them
-        require_shapes(build_network(config, 0), tensors, run / CHECKPOINT)
+    require_sizes(config, tensors, run)
     network = build_network(config, stored["seed"])
     restore(network, None, tensors, run / CHECKPOINT)
     if not (run / CALIBRATION).exists():
         step = meta.get("step")
         raise CheckpointError(f"{run} was interrupted in step {step}. Repeat its 'advit train' with --resume.")
     return load_calibration(network.to(device), run, identity), identity
+
+
+def require_sizes(config: ADViTConfig, tensors: dict[str, torch.Tensor], run: Path) -> None:
+    """Raise CheckpointError unless the weights are those of the configuration, before memory is taken for them."""
+    other = CheckpointError(f"{run / CHECKPOINT} has not the sizes in {run / CONFIG}. Train again.")
+    if config.depth > len(tensors):
+        raise other
+    try:
+        with torch.device("meta"):
+            network = build_network(config, 0)
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # numbers too large for any tensor
+        raise other from error
+    require_shapes(network, tensors, run / CHECKPOINT)
 
 
 def median_example(category: Category, cache: ImageCache, result: Evaluation, threshold: float) -> dict[str, Any]:
