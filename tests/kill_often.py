@@ -100,10 +100,10 @@ def digests(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         content = path.read_bytes()
-        if path.name in VOLATILE or path.parent.name == "runs" and path.suffix == ".json":
+        if path.name in VOLATILE or (path.parent.name == "runs" and path.suffix == ".json"):
             record = json.loads(content)
             record.pop("provenance", None)
-            content = b"" if path.name != "metrics.json" and "image_auroc" not in record else json.dumps(record).encode()
+            content = json.dumps(record).encode() if "config" in record else b""
         if path.suffix in (".html", ".ipynb"):  # the report and the notebooks hold times
             content = b""
         found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()

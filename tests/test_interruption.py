@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import advit.training as training
 import advit.reproduce  # noqa: F401  (while it may be read: without rights imports fail)
+import advit.training as training
 from advit import cli
 from advit.cache import ImageCache
 from advit.checkpoint import load_checkpoint
@@ -208,7 +208,7 @@ def test_data_that_go_away_during_a_run(data, whole, tmp_path, monkeypatch, kept
     if kept:
         train(mine, run)
     else:
-        with pytest.raises(DataError, match=r"cannot decode .*\.png: no such file or directory. Re-export or remove it"):
+        with pytest.raises(DataError, match=r"cannot decode .*\.png: no such file or directory\. Re-export or remove"):
             train(mine, run)
         (tmp_path / "away").rename(mine)
         train(mine, run, resume=True)
