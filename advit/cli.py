@@ -1,4 +1,4 @@
-"""The command line: ``advit train``, ``evaluate``, ``localize``, ``reproduce``, ``report``, ``verify``, ``data``."""
+"""The command line: ``advit train``, ``evaluate``, ``localize``, ``export``, ``reproduce``, ``verify``, ``data``..."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from advit.cli_study import add_study_command, run_study
 from advit.config import CHOICES, ADViTConfig, parse_options, with_options
-from advit.errors import AdvitError, ConfigError
+from advit.errors import AdvitError, ConfigError, nearest
 from advit.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -28,6 +28,15 @@ TRAIN_EXAMPLES = """examples:
 writes into --out: config.json, log.jsonl (losses per epoch), checkpoint.safetensors, calibration.safetensors,
 training.json (when and where the weights were made), metrics.json (with commit, versions, device, seed, data digest),
 scores.csv, contact_sheet.png, example.npz (the defect of median score, for figures)"""
+
+
+EXPORT_EXAMPLES = """examples:
+  advit export runs/bottle-quick-seed0 --format mvtec --out maps
+  advit export runs/all --out maps            every run in runs/all, one per category
+
+writes DIR/CATEGORY/test/DEFECT/IMAGE.tiff: float, in the size of the image, high where abnormal. That is what MVTec
+AD's published evaluation code reads:
+  python evaluate_experiment.py --dataset_base_dir mvtec --anomaly_maps_dir maps --evaluated_objects bottle"""
 
 
 REPRODUCE_EXAMPLES = """examples:
@@ -87,12 +96,25 @@ def build_parser() -> argparse.ArgumentParser:
     localize.add_argument("--out", type=Path, required=True, help="folder for overlays, maps and scores.csv")
     device_options(localize)
 
+    add_export_command(commands)
     add_reproduce_commands(commands)
     study = add_study_command(commands)
     data_option(study)
     device_options(study)
     add_data_commands(commands.add_parser("data", help="check, download or make data", **raw))
     return parser
+
+
+def add_export_command(commands: Any) -> None:
+    export = commands.add_parser(
+        "export", help="anomaly maps of the test images, for other evaluation scripts", epilog=EXPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    export.add_argument("run", type=Path, metavar="RUN_OR_DIR", help="a run folder of 'advit train', or one that holds runs")
+    export.add_argument("--format", default="mvtec", metavar="NAME", help="mvtec: MVTec AD's evaluation (default)")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the maps")
+    data_option(export, "default: the data trained on")
+    device_options(export)
 
 
 def add_reproduce_commands(commands: Any) -> None:
@@ -267,6 +289,17 @@ def command_localize(args: argparse.Namespace) -> None:
     print(f"{sum(r['decision'] == 'anomalous' for r in rows)} of {len(rows)} anomalous; {args.out / 'scores.csv'}")
 
 
+def command_export(args: argparse.Namespace) -> None:
+    from advit.export import FORMATS, export
+
+    if args.format not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise ConfigError(f"--format {args.format}: known is {known}.{nearest(args.format, FORMATS)}")
+    for name, root, count in export(args.run, args.out, pick_device(args.device), data=args.data,
+                                    progress=not args.quiet):  # fmt: skip
+        print(f"{name:16} {count} maps in {args.out / name / 'test'}; ground truth in {root}")
+
+
 def command_reproduce(args: argparse.Namespace) -> None:
     from advit.reproduce import make_job, reproduce
 
@@ -338,6 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": command_train,
         "evaluate": command_evaluate,
         "localize": command_localize,
+        "export": command_export,
         "reproduce": command_reproduce,
         "study": command_study,
         "report": command_report,
