@@ -110,7 +110,7 @@ def add_export_command(commands: Any) -> None:
         "export", help="anomaly maps of the test images, for other evaluation scripts", epilog=EXPORT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    export.add_argument("run", type=Path, metavar="RUN_OR_DIR", help="a run folder of 'advit train', or one that holds runs")
+    export.add_argument("run", type=Path, metavar="RUN_OR_DIR", help="a run of 'advit train', or a folder of runs")
     export.add_argument("--format", default="mvtec", metavar="NAME", help="mvtec: MVTec AD's evaluation (default)")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the maps")
     data_option(export, "default: the data trained on")
