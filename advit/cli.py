@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -199,7 +200,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
@@ -387,6 +388,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
         print("advit: there is not enough memory. Lower --set batch_size=N or image_size=N.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # '| head' has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"advit: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         how = "'advit train ... --resume'" if args.command == "train" else "the same command"

@@ -17,7 +17,7 @@ from advit.analysis import analyse, discrepancy_probe
 from advit.cache import ImageCache
 from advit.calibration import held_out
 from advit.checkpoint import load_checkpoint, require_shapes, restore
-from advit.config import ADViTConfig, with_options
+from advit.config import ADViTConfig, require_seed, with_options
 from advit.data import Category, data_digest
 from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
 from advit.errors import CheckpointError, ConfigError, DataError
@@ -59,6 +59,7 @@ def train_run(
     """
     if (out / CONFIG).exists() and not resume:
         raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
+    require_seed(seed)
     code = code_version()
     config = replace(config, precision=resolve_precision(config.precision, device))
     train, test = open_caches(category, config, progress)
@@ -198,6 +199,7 @@ def read_config(run: Path) -> dict[str, Any]:
         for key, kind in (("seed", int), ("category", str), ("data_digest", str), ("data_root", str)):
             if type(stored[key]) is not kind:
                 raise TypeError(f"{key} is {stored[key]!r}")
+        require_seed(stored["seed"])
         with_options(ADViTConfig(), stored["config"])
         return stored
     except FileNotFoundError:

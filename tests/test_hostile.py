@@ -462,3 +462,32 @@ def test_any_tree_of_names_is_read_or_refused(tmp_path_factory, paths, name):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not hidden and path not in used:
             assert str(path.parent) in said or str(path.relative_to(root / name).parts[0]) in said, path
     shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "9" * 30], "must lie between -1000000000000 and"),
+        (["--device", "meta"], "--device meta cannot be used here"),
+        (["--device", "cuda:x"], "--device cuda:x cannot be used here"),
+        (["--set", "map_sigma=1e300"], "map_sigma=1e+300: must be at most 512"),
+        (["--set", "mask_draws=100000000000"], "mask_draws=100000000000: must be at most 1000"),
+        (["--set", "evaluation_size=10000000"], "not enough memory"),
+        (["--set", "image_size=8000000"], "not enough memory"),
+        (["--out", "/dev/null/x"], "Cannot write /dev/null/x/config.json"),
+        (["--out", "n" * 300], "File name too long"),
+        (["-p", "x" * 5000], "No category 'xxx"),
+        (["-p", "a\0b"], "No category 'a\\x00b'"),
+        (["-p", "../gear"], "No category '../gear'"),
+        (["--data", "x" * 5000], "does not exist"),
+        (["--data", "a\0b"], "does not exist"),
+    ],
+)
+def test_arguments_of_any_kind_end_in_a_message(data, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setitem(PRESETS, "quick", TINY)
+    monkeypatch.chdir(tmp_path)
+    defaults = {"-p": "gear", "--data": str(data), "--out": "o"}
+    words = [w for key, value in defaults.items() if key not in arguments for w in (key, value)]
+    assert cli.main(["train", *words, *arguments, "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("advit: ") and message in error and "Traceback" not in error
