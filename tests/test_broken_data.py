@@ -6,18 +6,27 @@ import resource
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from broken_data import PLACES, cases, write_sound
 
+from advit import cli
 from advit.cache import ImageCache
+from advit.config import with_options
 from advit.data import data_digest, open_category
 from advit.data_check import check_category
 from advit.errors import AdvitError
+from advit.presets import PRESETS
 
 CASES = list(cases())
+TINY = with_options(
+    PRESETS["quick"],
+    dict(image_size=32, patch=8, dim=12, depth=1, heads=3, mlp_dim=16, bottleneck=8, components=2, target_dim=6,
+         density_hidden=8, batch_size=4, epochs=1, max_steps=0, evaluation_size=32, precision="float32",
+         mask_blocks="1"),
+)  # fmt: skip
 NOBODY = 65534
 TO_DO = re.compile(
     r"\b(Re-export|Save|Convert|Scale|Export|Rename|Remove|remove|Move|Put|Pass|Check|expected|Make|lists all)\b"
@@ -103,7 +112,10 @@ def test_there_are_enough_cases_and_none_twice():
     assert {case.expected for case in CASES} == {"read", "refused", "noted", "either"}
 
 
-@pytest.mark.parametrize("place", [*PLACES, "folders"])
+SLOW = {place: pytest.mark.slow for place in ("train", "good", "defect")}  # ten seconds each
+
+
+@pytest.mark.parametrize("place", [pytest.param(p, marks=SLOW.get(p, ())) for p in (*PLACES, "folders")])
 def test_broken_data_are_read_or_refused_by_name(root, place):
     wrong = []
     for i, case in enumerate(case for case in CASES if case.place == place):
@@ -116,3 +128,38 @@ def test_broken_data_are_read_or_refused_by_name(root, place):
         unlock(folder / "part")
         shutil.rmtree(folder)
     assert not wrong, "\n".join(wrong)
+
+
+COMMANDS = [
+    "pipe-train", "bomb-good.png", "animated_png-defect.png", "one_column_more-mask.png", "grey_only-mask.bmp",
+    "stem_twice_in_train", "not_utf8", "loop_in_test", "mask_missing", "locked", "gif_in_train", "new_line",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_say_the_same(root, name, capsys, monkeypatch):
+    """``advit data check`` and ``advit train``, with exit status 1 or a warning."""
+    by_name = {case.name: case for case in CASES}
+    case = by_name[name if name != "locked" else "train_good_without_any_right"]
+    monkeypatch.setitem(PRESETS, "quick", TINY)
+    write_sound(root / "part")
+    for path in (root, *root.rglob("*")):
+        os.chmod(path, 0o755)
+    case.damage(root / "part")
+    out = root / "run"
+    with as_user() if name == "locked" else nullcontext():
+        checked = cli.main(["data", "check", str(root), "-p", "part"])
+        said = capsys.readouterr()
+        trained = cli.main(["train", "-p", "part", "--data", str(root), "--out", str(out), "--quiet"])
+    error = capsys.readouterr().err
+    unlock(root / "part")
+    assert "Traceback" not in said.out + said.err + error
+    if case.expected == "refused":
+        assert checked == trained == 1 and not out.exists()
+        assert error.startswith("advit: ") and case.words in error and TO_DO.search(error)
+        assert "error: part: " in said.out and case.words in said.out
+    else:
+        assert checked == trained == 0 and (out / "metrics.json").exists()
+        if case.expected == "noted":
+            assert "warning: part: 1 files" in said.out and case.words in said.out
+            assert error.startswith("advit: warning: ") and case.words in error
