@@ -2,7 +2,7 @@
 # pyproject.toml and constraints.txt stay the same (times of files do not matter). 'make' alone lists the targets.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup test fast lint reproduce verify report bench notebooks lab data readme clean
+.PHONY: help setup test fast killtest lint reproduce verify report bench notebooks lab data readme clean
 
 # Threads that wait by sleeping: slower when alone (by 1.6 in training), but not brought to a halt by other processes.
 test fast verify notebooks: export OMP_WAIT_POLICY = PASSIVE
@@ -23,6 +23,9 @@ test: $(STAMP) ## run the tests, notebooks included (ADVIT_DATA=folder adds thos
 
 fast: $(STAMP) ## run the tests without notebooks, browser and processes
 	.venv/bin/python -m pytest tests -m "not slow"
+
+killtest: $(STAMP) ## kill training and the reproduction 20 times each and compare (half an hour and more)
+	.venv/bin/python tests/kill_often.py
 
 lint: $(STAMP) ## check the style
 	.venv/bin/ruff check .

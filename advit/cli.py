@@ -1,8 +1,10 @@
-"""The command line: ``advit train``, ``evaluate``, ``localize``, ``reproduce``, ``report``, ``verify``, ``data``."""
+"""The command line: ``advit train``, ``evaluate``, ``localize``, ``export``, ``reproduce``, ``verify``, ``data``..."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from advit.cli_study import add_study_command, run_study
 from advit.config import CHOICES, ADViTConfig, parse_options, with_options
-from advit.errors import AdvitError, ConfigError
+from advit.errors import AdvitError, ConfigError, nearest
 from advit.presets import PRESETS, preset
 
 if TYPE_CHECKING:
@@ -29,6 +31,15 @@ training.json (when and where the weights were made), metrics.json (with commit,
 scores.csv, contact_sheet.png, example.npz (the defect of median score, for figures)"""
 
 
+EXPORT_EXAMPLES = """examples:
+  advit export runs/bottle-quick-seed0 --format mvtec --out maps
+  advit export runs/all --out maps            every run in runs/all, one per category
+
+writes DIR/CATEGORY/test/DEFECT/IMAGE.tiff: float, in the size of the image, high where abnormal. That is what MVTec
+AD's published evaluation code reads:
+  python evaluate_experiment.py --dataset_base_dir mvtec --anomaly_maps_dir maps --evaluated_objects bottle"""
+
+
 REPRODUCE_EXAMPLES = """examples:
   advit reproduce                             embedded data, profile quick: within 25 minutes on 2 cores
   advit reproduce --data mvtec -p bottle      the same notebooks on a real category
@@ -38,6 +49,9 @@ REPRODUCE_EXAMPLES = """examples:
 Runs are stored under runs/store and trained once; an interrupted reproduction continues where it stopped. writes
 results/NAME (executed notebooks, tables as CSV, Markdown and LaTeX, one record per run, report/index.html) and
 figures/NAME (SVG and PNG). notebooks/ is never changed. A cell that fails stops it, with exit status 1."""
+
+
+OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,12 +97,25 @@ def build_parser() -> argparse.ArgumentParser:
     localize.add_argument("--out", type=Path, required=True, help="folder for overlays, maps and scores.csv")
     device_options(localize)
 
+    add_export_command(commands)
     add_reproduce_commands(commands)
     study = add_study_command(commands)
     data_option(study)
     device_options(study)
     add_data_commands(commands.add_parser("data", help="check, download or make data", **raw))
     return parser
+
+
+def add_export_command(commands: Any) -> None:
+    export = commands.add_parser(
+        "export", help="anomaly maps of the test images, for other evaluation scripts", epilog=EXPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    export.add_argument("run", type=Path, metavar="RUN_OR_DIR", help="a run of 'advit train', or a folder of runs")
+    export.add_argument("--format", default="mvtec", metavar="NAME", help="mvtec: MVTec AD's evaluation (default)")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the maps")
+    data_option(export, "default: the data trained on")
+    device_options(export)
 
 
 def add_reproduce_commands(commands: Any) -> None:
@@ -173,7 +200,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
@@ -206,6 +233,15 @@ def metrics_line(name: str, metrics: dict[str, Any]) -> str:
     return f"{name:16} " + "   ".join(cells)
 
 
+def print_warnings(root: Path, names: Sequence[str]) -> None:
+    """What is not read of the categories, such as a photo in a format that is not known."""
+    from advit.data import scan_category
+
+    for name in names:
+        for line in scan_category(root, name).warnings:
+            print(f"advit: warning: {line}", file=sys.stderr)
+
+
 def command_train(args: argparse.Namespace) -> None:
     from advit.data import open_category
     from advit.runs import train_run
@@ -215,6 +251,7 @@ def command_train(args: argparse.Namespace) -> None:
     root = args.data or embedded_root()
     names = chosen_categories(root, args.category)
     categories = [open_category(root, name) for name in names]
+    print_warnings(root, names)
     for category in categories:
         out = args.out or Path("runs") / f"{category.name}-{args.preset}-seed{args.seed}"
         if args.out and len(categories) > 1:
@@ -251,6 +288,17 @@ def command_localize(args: argparse.Namespace) -> None:
     for row in rows:
         print(f"{row['decision']:10} {row['score']:>12}  {row['image']}")
     print(f"{sum(r['decision'] == 'anomalous' for r in rows)} of {len(rows)} anomalous; {args.out / 'scores.csv'}")
+
+
+def command_export(args: argparse.Namespace) -> None:
+    from advit.export import FORMATS, export
+
+    if args.format not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise ConfigError(f"--format {args.format}: known is {known}.{nearest(args.format, FORMATS)}")
+    for name, root, count in export(args.run, args.out, pick_device(args.device), data=args.data,
+                                    progress=not args.quiet):  # fmt: skip
+        print(f"{name:16} {count} maps in {args.out / name / 'test'}; ground truth in {root}")
 
 
 def command_reproduce(args: argparse.Namespace) -> None:
@@ -316,11 +364,15 @@ def command_data(args: argparse.Namespace) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit status: 0, 1 for an error with a message, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     args = build_parser().parse_args(argv)
     commands = {
         "train": command_train,
         "evaluate": command_evaluate,
         "localize": command_localize,
+        "export": command_export,
         "reproduce": command_reproduce,
         "study": command_study,
         "report": command_report,
@@ -331,6 +383,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commands[args.command](args) or 0
     except AdvitError as error:
         print(f"advit: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        print("advit: there is not enough memory. Lower --set batch_size=N or image_size=N.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # '| head' has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"advit: {error.filename}: {error.strerror}. Check the path and its permissions.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         how = "'advit train ... --resume'" if args.command == "train" else "the same command"

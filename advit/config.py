@@ -21,6 +21,16 @@ CHOICES = {
 }
 
 
+MOST = {"depth": 1000, "mask_draws": 1000, "map_sigma": 512}  # beyond, a run would not end
+LARGEST_SEED = 10**12  # with the step number it still fits the generators' 64 bits
+
+
+def require_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that the generators cannot take."""
+    if abs(seed) > LARGEST_SEED:
+        raise ConfigError(f"--seed {seed}: must lie between -{LARGEST_SEED} and {LARGEST_SEED}.")
+
+
 def option(default: Any, text: str) -> Any:
     """A field with its one-line explanation, shown by ``advit train --help-options``."""
     return field(default=default, metadata={"help": text})
@@ -96,8 +106,16 @@ class ADViTConfig:
 
     @property
     def block_sides(self) -> list[int]:
-        """Sides of the masked squares in patches; "all" is the whole grid. Raises ValueError for anything else."""
-        return [self.grid if part == "all" else int(part) for part in self.mask_blocks.split(",")]
+        """Sides of the masked squares in patches; "all" is the whole grid. Raises ValueError for anything else.
+
+        A square as large as the grid or larger is half as large as the grid: something has to remain visible.
+        """
+        half = max(1, self.grid // 2)
+
+        def side(part: str) -> int:
+            return self.grid if part == "all" else int(part) if int(part) < self.grid else half
+
+        return [side(part) for part in self.mask_blocks.split(",")]
 
     def validate(self) -> None:
         """Check every option against its type, its choices and the others."""
@@ -116,6 +134,9 @@ class ADViTConfig:
         for name in [*positive.split(), "evaluation_size", "smoothing_eps"]:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be above zero.")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at most {most}.")
         if self.image_size % self.patch:
             raise ConfigError(f"image_size={self.image_size} is not a multiple of patch={self.patch}.")
         if self.patch % self.reconstruction_scale:

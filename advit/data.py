@@ -14,10 +14,12 @@ the same defect. Files are taken in the order of their names, whatever order the
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from advit.errors import DataError, nearest
+from advit.files import require_regular
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 NOTE_SUFFIXES = frozenset({".txt", ".md", ".json", ".csv", ".db", ".ini"})
@@ -69,17 +71,20 @@ def list_categories(root: Path) -> list[str]:
     Test: tests/test_data.py
     """
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(f"{root} {'is no folder' if root.exists() else 'does not exist'}. Pass a folder of categories.")
-    folders = [p for p in entries(root) if p.is_dir()]
-    names = [p.name for p in folders if layout_of(p)]
-    split = any((root / "train" / good).is_dir() for good in (GOOD, "ok"))
-    plain = (root / GOOD).is_dir() and layout_of(root / GOOD) == "folder"
+    if not is_folder(root):
+        why = "is no folder" if os.path.lexists(root) else "does not exist"
+        raise DataError(f"{root} {why}. Pass a folder of categories.")
+    folders = [p for p in entries(root) if is_folder(p)]
+    names = [p.name for p in folders if found_layout(p)]
+    split = any(is_folder(root / "train" / good) for good in (GOOD, "ok"))
+    plain = is_folder(root / GOOD) and found_layout(root / GOOD) == "folder"
     if split or plain or (not names and layout_of(root)):
         at = root.resolve()
         raise DataError(f"{root} is itself a category: pass --data {at.parent} -p {at.name}")
     if not names:
-        inner = [p for p in folders if any(c.is_dir() and layout_of(c) for c in entries(p))]
+        for folder in folders:
+            layout_of(folder)  # raises if one cannot be listed
+        inner = [p for p in folders if any(is_folder(c) and found_layout(c) for c in listed(p))]
         hint = f" Did you mean {inner[0]}?" if inner else ""
         raise DataError(f"{root} holds no category: no folder in it has {LAYOUTS}.{hint}")
     return names
@@ -116,9 +121,12 @@ def scan_category(root: Path, name: str) -> Scan:
     """
     root, known = Path(root), list_categories(root)
     if name not in known:
-        inner = [p for p in entries(root) if p.is_dir() and name and layout_of(p / name)]
+        here = root / name
+        if name and is_folder(here):
+            layout_of(here)  # raises if it cannot be listed
+        inner = [p for p in entries(root) if is_folder(p) and name and found_layout(p / name)]
         hint = f" Did you mean --data {inner[0]}?" if inner else nearest(name, known)
-        empty = f"{root / name} has no {LAYOUTS}. " if name and (root / name).is_dir() else ""
+        empty = f"{here} has no {LAYOUTS}. " if name and is_folder(here) else ""
         raise DataError(f"{empty}No category {name!r} in {root}. Available: {', '.join(known)}.{hint}")
     folder = root / name
     layout = layout_of(folder) or ""
@@ -158,38 +166,68 @@ def data_digest(category: Category) -> str:
 def file_digest(path: Path) -> bytes:
     """SHA-256 of a file's bytes. Raises DataError if it cannot be read."""
     try:
+        require_regular(path)
         with open(path, "rb") as f:
             return hashlib.file_digest(f, "sha256").digest()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}.") from error
+        raise DataError(f"cannot read {path}: {error.strerror}. Check the data set and its permissions.") from error
 
 
 def entries(folder: Path) -> list[Path]:
     """What a folder holds, sorted by stem and name, without hidden files; nothing if there is no such folder."""
     try:
-        found = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        found = [p for p in folder.iterdir() if not p.name.startswith(".")] if is_folder(folder) else []
+        for path in found[:1]:
+            path.lstat()  # a folder that may be listed and not entered would look as if it held no folders
     except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}.") from error
+        raise DataError(f"cannot list {folder}: {error.strerror}. Check its permissions.") from error
     return sorted(found, key=lambda p: (p.stem, p.name))
+
+
+def listed(folder: Path) -> list[Path]:
+    """As ``entries``, but nothing for a folder that cannot be listed."""
+    try:
+        return entries(folder)
+    except DataError:
+        return []
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False where that cannot be found out, whatever is wrong with the path."""
+    return os.path.isdir(path)
 
 
 def is_image(path: Path) -> bool:
     """By its name; a broken link counts, so that it is reported when read instead of dropped."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_folder(path)
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image in a folder and the folders in it, except hidden ones."""
-    found = [p for p in sorted(folder.rglob("*")) if is_image(p)]
-    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    """Every image in a folder and the folders in it, except hidden ones; links to folders are not followed."""
+    found: list[Path] = []
+    for path in entries(folder):
+        if not is_folder(path):
+            found += [path] * is_image(path)
+        elif not path.is_symlink():
+            found += images_below(path)
+    return found
 
 
 def layout_of(folder: Path) -> str | None:
     """The layout of a category, or None if the folder is none."""
-    if (folder / "train").is_dir() or ((folder / "test").is_dir() and (folder / "ground_truth").is_dir()):
-        btad = any((folder / kind).is_dir() for kind in ("train/ok", "test/ko"))
-        return "btad" if btad and not (folder / "train" / GOOD).is_dir() else "mvtec"
-    return "folder" if (folder / GOOD).is_dir() or any(is_image(p) for p in entries(folder)) else None
+    if is_folder(folder / "train") or (is_folder(folder / "test") and is_folder(folder / "ground_truth")):
+        btad = any(is_folder(folder / kind) for kind in ("train/ok", "test/ko"))
+        return "btad" if btad and not is_folder(folder / "train" / GOOD) else "mvtec"
+    inside = entries(folder)
+    return "folder" if is_folder(folder / GOOD) or any(is_image(p) for p in inside) else None
+
+
+def found_layout(folder: Path) -> str | None:
+    """As ``layout_of``, and None for a folder that cannot be listed (``lost+found`` beside categories is none)."""
+    try:
+        return layout_of(folder)
+    except DataError:
+        return None
 
 
 def images_in(folder: Path, scan: Scan) -> dict[str, Path]:
@@ -197,8 +235,13 @@ def images_in(folder: Path, scan: Scan) -> dict[str, Path]:
     found: dict[str, Path] = {}
     other: list[str] = []
     for path in entries(folder):
-        if path.is_dir():
-            lies_outside(path, f"images must lie in {folder} itself", scan.errors)
+        if is_folder(path):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                scan.errors.append(f"{path} is a folder with the name of an image. Rename or remove it.")
+            else:
+                lies_outside(path, f"images must lie in {folder} itself", scan.errors)
+        elif not is_text(path.name):
+            scan.errors.append(f"the name of {path} is not Unicode. Rename it.")
         elif not is_image(path):
             other += [path.name] * (path.suffix.lower() not in NOTE_SUFFIXES)
         elif path.stem in found:
@@ -210,9 +253,18 @@ def images_in(folder: Path, scan: Scan) -> dict[str, Path]:
     return found
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written into tables; file systems allow any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def lies_outside(path: Path, expected: str, notes: list[str]) -> None:
     """Note the images at or below a path where the layout has none."""
-    found = [path] if is_image(path) else images_below(path) if path.is_dir() else []
+    found = [path] if is_image(path) else images_below(path) if is_folder(path) else []
     if found:
         more = f" and {len(found) - 1} more there" if len(found) > 1 else ""
         notes.append(f"{found[0]}{more} would not be used: {expected}. Move or remove it.")
@@ -245,11 +297,16 @@ def scan_split(root: Path, good: str, scan: Scan) -> tuple[list[Sample], list[Sa
         if path.name != good:
             lies_outside(path, f"training images must lie in train/{good}", scan.errors)
     for path in [p for split in ("test", "ground_truth") for p in entries(root / split)]:
-        lies_outside(path, f"{path.parent.name} holds one folder per kind", scan.errors) if path.is_file() else None
+        if not is_folder(path):
+            lies_outside(path, f"{path.parent.name} holds one folder per kind", scan.errors)
+        elif not is_text(path.name):
+            scan.errors.append(f"the name of {path} is not Unicode. Rename it.")
     for path in entries(root):
         if path.name not in ("train", "test", "ground_truth"):
             lies_outside(path, "the layout has train, test and ground_truth", scan.warnings)
-    for kind in sorted({p.name for split in ("test", "ground_truth") for p in entries(root / split) if p.is_dir()}):
+        elif not is_folder(path):
+            scan.errors.append(f"{path} is no folder. Replace or remove it.")
+    for kind in sorted({p.name for split in ("test", "ground_truth") for p in entries(root / split) if is_folder(p)}):
         images, folder = images_in(root / "test" / kind, scan), truth / kind
         masks = images_in(folder, scan)
         if kind == good:
@@ -259,7 +316,7 @@ def scan_split(root: Path, good: str, scan: Scan) -> tuple[list[Sample], list[Sa
         elif kind.lower() in (GOOD, "ok"):
             scan.errors.append(f"{root / 'test' / kind} must be called test/{good}, as train/{good} is. Rename it.")
         else:
-            paired = pair_masks(images, masks, folder, scan) if truth.is_dir() else {}
+            paired = pair_masks(images, masks, folder, scan) if is_folder(truth) else {}
             test += [Sample(p, kind, paired.get(stem)) for stem, p in images.items()]
             if not images and not masks:
                 scan.warnings.append(f"{root / 'test' / kind} holds no image")
@@ -268,16 +325,16 @@ def scan_split(root: Path, good: str, scan: Scan) -> tuple[list[Sample], list[Sa
 
 def scan_plain(root: Path, scan: Scan) -> tuple[list[Sample], list[Sample]]:
     """Training and test samples of the plain layout. With ``bad``, every fifth of ``good`` is a test image."""
-    if not (root / GOOD).is_dir():
+    if not is_folder(root / GOOD):
         return [Sample(p) for p in images_in(root, scan).values()], []
     for path in entries(root):
         if path.name not in (GOOD, "bad", "masks"):
-            notes = scan.errors if path.is_file() else scan.warnings
+            notes = scan.warnings if is_folder(path) else scan.errors
             lies_outside(path, f"{root} is read as good/, bad/ and masks/", notes)
     good = [Sample(p) for p in images_in(root / GOOD, scan).values()]
     bad = images_in(root / "bad", scan)
     masks = images_in(root / "masks", scan)
-    paired = pair_masks(bad, masks, root / "masks", scan) if (root / "masks").is_dir() else {}
+    paired = pair_masks(bad, masks, root / "masks", scan) if is_folder(root / "masks") else {}
     if not bad:
         return good, []
     anomalous = [Sample(p, "bad", paired.get(stem)) for stem, p in bad.items()]

@@ -55,10 +55,19 @@ class Detector:
     def maps(
         self, load: Callable[[list[int]], Tensor], count: int, device: torch.device, progress: str = ""
     ) -> np.ndarray:
-        """Anomaly maps of ``count`` images at the evaluation size, ``(count, E, E)`` float32."""
+        """Anomaly maps of ``count`` images at the evaluation size, ``(count, E, E)`` float32.
+
+        Raises:
+            CheckpointError: if one is not finite. Test: tests/test_hostile.py
+        """
         wanted = PARTS[self.config.score]
         scores = score_images(self.network, load, count, device=device, wanted=wanted, progress=progress)
-        return pixel_maps(self.combine(scores), self.config.evaluation_size, self.config.map_sigma)
+        maps = pixel_maps(self.combine(scores), self.config.evaluation_size, self.config.map_sigma)
+        if not np.isfinite(maps).all():  # a NaN lies below every threshold and would be called good
+            raise CheckpointError(
+                "The run's weights give anomaly maps that are not finite: they are damaged. Train again."
+            )
+        return maps
 
     def image_scores(self, maps: np.ndarray) -> np.ndarray:
         """Image scores ``(n,)`` of anomaly maps."""
@@ -109,6 +118,7 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
     """Detector of a finished run. Raises CheckpointError if its calibration is missing or another run's."""
     path = run / CALIBRATION
     tensors, meta = load_checkpoint(path)
+    needed = set(PARTS[network.config.score])
     if meta.get("identity") != identity:
         raise CheckpointError(f"{path} belongs to another run. Train again.")
     try:
@@ -116,6 +126,12 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
             name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
             for name, standard in meta["standards"].items()
         }
-        return Detector(network, standardisers, float(meta["threshold"]))
+        threshold = float(meta["threshold"])
+        numbers = [a for s in standardisers.values() for a in (s.mean, s.sd)]
+        if not np.isfinite(threshold) or not all(np.isfinite(a).all() for a in numbers):
+            raise ValueError("not finite")
+        if any(a.ndim != 2 or a.shape != numbers[0].shape for a in numbers) or set(meta["standards"]) < needed:
+            raise ValueError("maps of other sizes")
+        return Detector(network, standardisers, threshold)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged or of another version ({error!r}). Train again.") from None

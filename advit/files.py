@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from advit.errors import AdvitError
+from advit.errors import AdvitError, DataError
 
 try:
     import fcntl
@@ -29,7 +31,8 @@ def atomic(path: Path) -> Iterator[Path]:
     Test: tests/test_files.py
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -61,10 +64,20 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
+def require_regular(path: Path) -> None:
+    """Raise DataError for a pipe, a socket or a device, which could be read for ever; links are followed.
+
+    Test: tests/test_broken_data.py
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"cannot read {path}: it is a pipe, a socket or a device. Replace it by a file or remove it.")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically; bytes of a path that are no UTF-8 are written as escapes."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,10 +12,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from advit.errors import DataError
+from advit.files import require_regular
 from advit.vision import tv_tensors, v2
 
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 FULL_RANGE = 65535
+# By content, whatever the name says. Pillow knows more, some with other programs' help (PostScript starts Ghostscript).
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
 
 @contextmanager
@@ -23,10 +26,12 @@ def decoded(path: Path) -> Iterator[Image.Image]:
     """The decoded picture, upright (EXIF orientation applied), for the length of a ``with`` block.
 
     Raises:
-        DataError: for anything that goes wrong in the block, several pages, or floating-point values.
+        DataError: for anything that goes wrong in the block, several pages, floating-point values, other formats.
     """
     try:
-        with Image.open(path) as picture:
+        require_regular(path)
+        # Of a path Pillow maps plain TIFF into memory, and then misreads grey ones that are to be shown turned.
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
             # A JPEG of a phone may carry previews after the photo (MPO). Elsewhere one file is one image.
             pages = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             if pages != 1:
@@ -34,7 +39,8 @@ def decoded(path: Path) -> Iterator[Image.Image]:
             picture.load()
             if picture.mode.startswith("F"):
                 raise DataError(f"cannot use {path}: it holds floating-point values. Convert it to 8 or 16 bit.")
-            yield ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
+            yield picture
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -70,7 +76,7 @@ def rgb(picture: Image.Image) -> np.ndarray:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
-    return np.array(picture.convert("RGB"))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def read_image(path: Path) -> tv_tensors.Image:
@@ -112,6 +118,8 @@ def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> tv_tenso
     with decoded(path) as picture:
         if picture.mode == "1":
             values = np.asarray(picture).astype(np.int64)
+        elif picture.mode == "L" and not picture.has_transparency_data:
+            values = np.asarray(picture)
         else:
             values = grey16(picture) if picture.mode in WIDE_MODES else rgb(picture).max(axis=2)
     if image_size is not None:

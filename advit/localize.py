@@ -67,6 +67,12 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, spread
     return np.round(image * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
+def map_at_size(anomaly_map: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Map ``(e, e)`` to ``(height, width)``, bilinear between pixel centres."""
+    pixels = torch.from_numpy(np.ascontiguousarray(anomaly_map))[None, None]
+    return F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
 def localize(
     detector: Detector, paths: Iterable[Path], out: Path, device: torch.device, progress: bool = True
 ) -> list[dict[str, str]]:
@@ -89,9 +95,7 @@ def localize(
         anomaly_map = detector.maps(lambda _, small=small: small, 1, device)
         score = detector.image_scores(anomaly_map)[0]
         height, width = image.shape[-2:]
-        full = F.interpolate(
-            torch.from_numpy(anomaly_map)[None], size=(height, width), mode="bilinear", align_corners=False
-        )[0, 0].numpy()
+        full = map_at_size(anomaly_map[0], height, width)
         spread = max(float(np.std(anomaly_map)), 1e-6)
         target = out / name
         with atomic(target.with_name(f"{name.stem}_map.tiff")) as temporary:

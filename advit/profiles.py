@@ -12,7 +12,6 @@ from advit.presets import PRESETS
 TINY = dict(
     image_size=32, patch=8, dim=24, depth=2, heads=2, mlp_dim=32, sigma_max=4.0, bottleneck=16, density_hidden=16,
     epochs=24, max_steps=48, batch_size=6, precision="float64", shift=1, evaluation_size=64, learning_rate=3e-3,
-    mask_blocks="2,all",
 )  # fmt: skip
 SMALL = dict(
     image_size=64, patch=8, dim=48, depth=2, heads=4, mlp_dim=96, sigma_max=4.0, bottleneck=48, density_hidden=48,

@@ -16,13 +16,13 @@ import torch
 from advit.analysis import analyse, discrepancy_probe
 from advit.cache import ImageCache
 from advit.calibration import held_out
-from advit.checkpoint import load_checkpoint, restore
-from advit.config import ADViTConfig, with_options
+from advit.checkpoint import load_checkpoint, require_shapes, restore
+from advit.config import ADViTConfig, require_seed, with_options
 from advit.data import Category, data_digest
 from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
 from advit.errors import CheckpointError, ConfigError, DataError
 from advit.evaluation import Evaluation, evaluate
-from advit.files import atomic, write_json, write_text
+from advit.files import atomic, require_regular, write_json, write_text
 from advit.networks import SCORES, build_network, fit_target
 from advit.plots import contact_sheet
 from advit.precision import resolve_precision
@@ -59,6 +59,7 @@ def train_run(
     """
     if (out / CONFIG).exists() and not resume:
         raise CheckpointError(f"{out} already holds a run. Continue it with --resume, or choose another --out.")
+    require_seed(seed)
     code = code_version()
     config = replace(config, precision=resolve_precision(config.precision, device))
     train, test = open_caches(category, config, progress)
@@ -190,18 +191,20 @@ def read_config(run: Path) -> dict[str, Any]:
     """The run's ``config.json``. Raises CheckpointError if ``run`` is not a run or the file is damaged."""
     path = run / CONFIG
     try:
+        require_regular(path)
         stored = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(ADViTConfig)}
         if not isinstance(stored["config"], dict) or set(stored["config"]) != known:
             raise CheckpointError(f"{path} was written by another version of advit. Train again.")
         for key, kind in (("seed", int), ("category", str), ("data_digest", str), ("data_root", str)):
-            if not isinstance(stored[key], kind):
+            if type(stored[key]) is not kind:
                 raise TypeError(f"{key} is {stored[key]!r}")
+        require_seed(stored["seed"])
         with_options(ADViTConfig(), stored["config"])
         return stored
     except FileNotFoundError:
         raise CheckpointError(f"{run} is no run: it has no {CONFIG}. Pass the --out folder of 'advit train'.") from None
-    except (ValueError, KeyError, TypeError, OSError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Train again.") from None
 
 
@@ -209,14 +212,29 @@ def load_run(run: Path, device: torch.device) -> tuple[Detector, dict[str, Any]]
     """Detector of a finished run, and the run's identity (config, seed, category, data digest)."""
     stored = read_config(run)
     identity = {k: stored[k] for k in ("config", "seed", "category", "data_digest")}
-    network = build_network(with_options(ADViTConfig(), stored["config"]), stored["seed"])
+    config = with_options(ADViTConfig(), stored["config"])
     tensors, meta = load_checkpoint(run / CHECKPOINT)
     require_identity(meta.get("identity", {}), identity, run)
+    require_sizes(config, tensors, run)
+    network = build_network(config, stored["seed"])
     restore(network, None, tensors, run / CHECKPOINT)
     if not (run / CALIBRATION).exists():
         step = meta.get("step")
         raise CheckpointError(f"{run} was interrupted in step {step}. Repeat its 'advit train' with --resume.")
     return load_calibration(network.to(device), run, identity), identity
+
+
+def require_sizes(config: ADViTConfig, tensors: dict[str, torch.Tensor], run: Path) -> None:
+    """Raise CheckpointError unless the weights are those of the configuration, before memory is taken for them."""
+    other = CheckpointError(f"{run / CHECKPOINT} has not the sizes in {run / CONFIG}. Train again.")
+    if config.depth > len(tensors):
+        raise other
+    try:
+        with torch.device("meta"):
+            network = build_network(config, 0)
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # numbers too large for any tensor
+        raise other from error
+    require_shapes(network, tensors, run / CHECKPOINT)
 
 
 def median_example(category: Category, cache: ImageCache, result: Evaluation, threshold: float) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def fit(
         tensors, meta = load_checkpoint(run / CHECKPOINT)
         require_identity(meta.get("identity", {}), identity, run)
         restore(network, optimiser, tensors, run / CHECKPOINT)
-        step, epoch, log = meta["step"], meta["epoch"], meta["log"]
+        step, epoch, log = progress_of(meta, run / CHECKPOINT)
         write_log(run, log)  # a kill between checkpoint and log leaves the log one save behind
     pending = Pending(device)
     total, saved = total_steps(config, len(names)), time.monotonic()
@@ -194,6 +194,15 @@ def fit(
     bar.close()
 
 
+def progress_of(meta: dict[str, Any], path: Path) -> tuple[int, int, list[dict[str, Any]]]:
+    """Step, epoch and log of a checkpoint. Raises CheckpointError if they are not what training writes."""
+    step, epoch, log = (meta.get(key) for key in ("step", "epoch", "log"))
+    counts = all(type(n) is int and n >= 0 for n in (step, epoch))
+    if not counts or not isinstance(log, list) or not all(isinstance(line, dict) for line in log):
+        raise CheckpointError(f"{path} is damaged: it does not say how far training had come. Train again.")
+    return step, epoch, log
+
+
 def write_log(run: Path, log: list[dict[str, Any]]) -> None:
     """The losses of every epoch so far as JSON lines."""
     write_text(run / LOG, "".join(json.dumps(line) + "\n" for line in log))
@@ -201,8 +210,15 @@ def write_log(run: Path, log: list[dict[str, Any]]) -> None:
 
 def require_identity(found: dict[str, Any], wanted: dict[str, Any], run: Path) -> None:
     """Raise CheckpointError naming what differs between a checkpoint and the run that wants to continue it."""
-    flat_found, flat_wanted = ({**x, **x.get("config", {}), "config": None} for x in (found, wanted))
+    flat_found, flat_wanted = (flat_identity(x) for x in (found, wanted))
     differing = [k for k in flat_wanted if flat_found.get(k) != flat_wanted[k]]
     if differing:
         detail = ", ".join(f"{k} (there {flat_found.get(k)!r}, now {flat_wanted[k]!r})" for k in sorted(differing))
         raise CheckpointError(f"{run} holds another run: {detail}. Repeat its options, or choose another --out.")
+
+
+def flat_identity(identity: Any) -> dict[str, Any]:
+    """The options of the configuration beside the rest; nothing for what is no identity."""
+    found = identity if isinstance(identity, dict) else {}
+    config = found.get("config")
+    return {**found, **(config if isinstance(config, dict) else {}), "config": None}

@@ -263,7 +263,8 @@ def test_a_plain_folder_of_good_images_trains_and_localizes(data, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["evaluate"], ["localize"], ["reproduce"], ["study"], ["report"], ["verify"], ["data"]]
+    "command",
+    [[], ["train"], ["evaluate"], ["localize"], ["export"], ["reproduce"], ["study"], ["report"], ["verify"], ["data"]],
 )
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stop:
