@@ -111,13 +111,13 @@ class LiteralVTADL(nn.Module):
         value = 0.5 * (torch.log(torch.tensor(2 * math.pi)) + (s + (z - mean) ** 2 / torch.exp(s)).sum(dim=2))
         return (pi * value).sum(dim=-1)
 
-    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """5 MSE - 0.5 SSIM + the density's loss."""
+    def losses(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """5 MSE - 0.5 SSIM, and the density's loss, which is orders of magnitude larger."""
         encoded = self.encode(images)
         encoded = encoded + self.noise_sd * torch.randn(encoded.shape, generator=generator)
         picture = self.reconstruct(encoded)
         density = self.patch_nll(encoded).sum(dim=1).mean()
-        return 5 * F.mse_loss(picture, images) - 0.5 * grouped_ssim(images, picture) + density
+        return 5 * F.mse_loss(picture, images) - 0.5 * grouped_ssim(images, picture), density
 
 
 def literal_decoder(ours: VTADL) -> nn.Sequential:
@@ -137,12 +137,12 @@ def literal_decoder(ours: VTADL) -> nn.Sequential:
 
 
 def literal_step(network: LiteralVTADL, optimiser: torch.optim.Optimizer, images: Tensor, generator: torch.Generator):
-    """One training step; the loss as a float, as the public code reads it after every step."""
+    """One training step; both losses as floats, as the public code reads them after every step."""
     optimiser.zero_grad()
-    loss = network.loss(images, generator)
-    loss.backward()
+    reconstruction, density = network.losses(images, generator)
+    (reconstruction + density).backward()
     optimiser.step()
-    return float(loss.detach())
+    return [float(reconstruction.detach()), float(density.detach())]
 
 
 @torch.no_grad()

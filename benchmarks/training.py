@@ -47,32 +47,33 @@ def network_of(config: ADViTConfig) -> nn.Module:
     return network
 
 
-def our_steps(network: nn.Module, images: Tensor) -> Callable[[], float]:
-    """A function that makes the next training step and returns its loss."""
+def our_steps(network: nn.Module, images: Tensor) -> Callable[[], list[float]]:
+    """A function that makes the next training step and returns the losses of reconstruction and density."""
     config, step = network.config, 0
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=config.weight_decay, fused=True)
     network.train()
 
-    def run() -> float:
+    def run() -> list[float]:
         nonlocal step
         terms = train_step(network, optimiser, images, step_generator(0, step), 1e-4)
         step += 1
-        return float(terms["total"])
+        reconstruction = config.mse_weight * terms["mse"] - config.ssim_weight * terms["ssim"]
+        return [float(reconstruction), float(terms["density"])]
 
     return run
 
 
-def literal_steps(ours: nn.Module, images: Tensor) -> Callable[[], float]:
+def literal_steps(ours: nn.Module, images: Tensor) -> Callable[[], list[float]]:
     """The same for the literal computation, from the same weights, with the same noise."""
     network, step = LiteralVTADL(ours).train(), 0
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, weight_decay=ours.config.weight_decay)
 
-    def run() -> float:
+    def run() -> list[float]:
         nonlocal step
         generator = step_generator(0, step)
-        loss = literal_step(network, optimiser, augment(images, 0, 0.0, generator), generator)
+        losses = literal_step(network, optimiser, augment(images, 0, 0.0, generator), generator)
         step += 1
-        return loss
+        return losses
 
     return run
 
@@ -83,7 +84,7 @@ def our_scores(network: nn.Module, images: Tensor, wanted: Collection[str] = ())
     return lambda: score_batch(network, images, wanted=wanted or PARTS[network.config.score])
 
 
-def steps_of(literal: bool, steps: int, preset: str = "vt_adl", **options: Any) -> Callable[[], list[float]]:
+def steps_of(literal: bool, steps: int, preset: str = "vt_adl", **options: Any) -> Callable[[], list[list[float]]]:
     """For the worker: the losses of some steps."""
     config = sized(preset, **options)
     run = (literal_steps if literal else our_steps)(network_of(config), smooth_images(config, config.batch_size))
