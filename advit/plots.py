@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from advit.cache import ImageCache
 from advit.data import Category
@@ -38,8 +39,25 @@ def house_style() -> Iterator[None]:
         yield
 
 
+def settle(figure: Figure) -> Figure:
+    """Lay the figure out once and for all, on a grid of a millionth of its size.
+
+    The solver of Matplotlib's layout adds in an order that follows addresses in memory: without this, two equal figures
+    now and then differ by one grey level along a line. Test: tests/test_determinism.py
+    """
+    with house_style():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        part._redo_transform_rel_fig(Bbox(np.round(part.bbox_relative.get_points(), 6)))
+    for ax in figure.axes:
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 6))
+    return figure
+
+
 def save_figure(figure: Figure, path: Path, alt: str = "") -> None:
     """Write a figure as PNG and as SVG, with its words but without a date, so that equal figures are equal files."""
+    settle(figure)
     with atomic(path.with_suffix(".png")) as temporary:
         figure.savefig(temporary, dpi=200, metadata={"Software": None, "Description": alt})
     with house_style(), atomic(path.with_suffix(".svg")) as temporary:
@@ -89,7 +107,7 @@ def contact_sheet(
             bar.ax.axhline(threshold, color=DECISION, linewidth=1)
             bar.ax.tick_params(labelsize=6)
             bar.set_label("anomaly score", fontsize=6)
-    return figure
+    return settle(figure)
 
 
 def sheet_title(name: str, metrics: dict) -> str:
