@@ -16,6 +16,28 @@ NATIVE_SIZE = 512  # what the layers make of (8, 8, 8)
 UPSAMPLING = ((16, 3, 2, 1), (32, 9, 3, 1), (32, 7, 5, 1), (16, 9, 2, 0), (8, 6, 1, 0), (None, 11, 1, 0))
 
 
+class ExactBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d of channels-last pixels with the statistics of a float64 one, to rounding.
+
+    In this layout PyTorch's own sums lose digits: up to 2e-3 of an activation at 512 px, where 2e-6 is left here.
+    Test: tests/test_eq_vt_adl.py
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
+        variance, mean = torch.var_mean(full_precision(pixels), dim=0, correction=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = variance * (len(pixels) / (len(pixels) - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
 class PublicDecoder(nn.Module):
     """Capsule to image: six transposed convolutions, BatchNorm and ReLU between them, tanh at the end.
 
@@ -40,7 +62,7 @@ class PublicDecoder(nn.Module):
             kind = nn.ConvTranspose2d if out else SpectralConvTranspose2d
             layers.append(kind(width, out or channels, kernel, stride, padding))
             if out:
-                layers += [nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+                layers += [ExactBatchNorm2d(out), nn.ReLU(inplace=True)]
                 width = out
         self.layers = nn.Sequential(*layers, nn.Tanh()).to(memory_format=torch.channels_last)  # a quarter less time
 

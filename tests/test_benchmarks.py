@@ -66,7 +66,7 @@ def test_the_literal_public_computation_is_ours():
     assert maps.shape == (1, 512, 512) and maps[0, 0, 0].item() == pytest.approx(scores[0, 0].item(), rel=1e-5)
     ours, theirs = training.our_steps(network, images), training.literal_steps(network, images)
     for _ in range(2):
-        assert ours() == pytest.approx(theirs(), rel=1e-3)  # sums of batch statistics differ in order
+        assert ours() == pytest.approx(theirs(), rel=1e-4)
 
 
 def test_squashed_votes_of_one_capsule_do_not_depend_on_the_number_of_routings(monkeypatch):
@@ -92,7 +92,7 @@ def test_all_of_it_runs_and_writes_table_and_figure(tmp_path, capsys):
     assert set(found) == {"machine", "rows", "curves"}
     assert {"processor", "cores", "threads", "versions", "commit"} <= set(found["machine"])
     gap = next(r for r in found["rows"] if r["measure"].startswith("largest relative gap"))
-    assert gap["ours"] < 1e-3
+    assert gap["ours"] < 1e-4
     table = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert all(r["measure"] in table for r in found["rows"]) and len(found["rows"]) > 20
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"growth.png", "growth.svg"}
