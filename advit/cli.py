@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advit.cli_data import add_data_commands, command_data
+from advit.cli_options import chosen_categories, data_option, device_options, pick_device
+from advit.cli_reproduce import add_reproduce_commands, command_report, command_reproduce, command_verify
 from advit.cli_study import add_study_command, run_study
 from advit.config import CHOICES, ADViTConfig, parse_options, with_options
 from advit.errors import AdvitError, ConfigError, nearest
 from advit.presets import PRESETS, preset
-
-if TYPE_CHECKING:
-    import torch
 
 TRAIN_EXAMPLES = """examples:
   advit train -p gear                         the embedded synthetic data, in minutes on a CPU
@@ -38,17 +38,6 @@ EXPORT_EXAMPLES = """examples:
 writes DIR/CATEGORY/test/DEFECT/IMAGE.tiff: float, in the size of the image, high where abnormal. That is what MVTec
 AD's published evaluation code reads:
   python evaluate_experiment.py --dataset_base_dir mvtec --anomaly_maps_dir maps --evaluated_objects bottle"""
-
-
-REPRODUCE_EXAMPLES = """examples:
-  advit reproduce                             embedded data, profile quick: within 25 minutes on 2 cores
-  advit reproduce --data mvtec -p bottle      the same notebooks on a real category
-  advit reproduce --profile paper --data mvtec -p bottle          the public setting: 47 runs, a GPU and a day
-  advit reproduce --notebooks 05              one notebook and the runs it needs
-
-Runs are stored under runs/store and trained once; an interrupted reproduction continues where it stopped. writes
-results/NAME (executed notebooks, tables as CSV, Markdown and LaTeX, one record per run, report/index.html) and
-figures/NAME (SVG and PNG). notebooks/ is never changed. A cell that fails stops it, with exit status 1."""
 
 
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")
@@ -118,63 +107,6 @@ def add_export_command(commands: Any) -> None:
     device_options(export)
 
 
-def add_reproduce_commands(commands: Any) -> None:
-    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    reproduce = commands.add_parser(
-        "reproduce", help="every table and figure of this repository", epilog=REPRODUCE_EXAMPLES, **raw
-    )
-    reproduce.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
-    data_option(reproduce)
-    reproduce.add_argument("--profile", default="quick", help="smoke, quick or paper (default: quick)")
-    reproduce.add_argument("--name", help="of the folders in results/ and figures/ (default: PROFILE, or PROFILE-ROOT)")
-    reproduce.add_argument("--seeds", type=int, nargs="+", default=[], metavar="SEED", help="default: the profile's")
-    reproduce.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="only these, for instance 03 05")
-    out_option(reproduce)
-    device_options(reproduce)
-
-    report = commands.add_parser("report", help="an HTML site of executed notebooks, tables and figures", **raw)
-    report.add_argument("--name", default="quick", help="of the folder in results/ (default: quick)")
-    out_option(report)
-
-    verify = commands.add_parser("verify", help="run profile smoke anew and compare with the committed tables", **raw)
-    out_option(verify)
-    verify.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def out_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder of results/ and figures/ (default: .)")
-
-
-def data_option(parser: argparse.ArgumentParser, default: str = "default: the embedded synthetic data") -> None:
-    parser.add_argument(
-        "--data", type=folder, metavar="ROOT", help=f"folder of categories in MVTec AD, BTAD or plain layout; {default}"
-    )
-
-
-def folder(text: str) -> Path:
-    """A path as typed, ~ included."""
-    return Path(text).expanduser()
-
-
-def device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def add_data_commands(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    check = commands.add_parser("check", help="table of counts, sizes and problems; exit 1 on errors")
-    check.add_argument("root", type=Path, metavar="ROOT")
-    check.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
-    synth = commands.add_parser("synth", help="write the embedded synthetic data set")
-    synth.add_argument("out", type=Path, metavar="OUT")
-    synth.add_argument("--seed", type=int, default=0)
-    download = commands.add_parser("download", help="fetch an official archive, check and extract it")
-    download.add_argument("name", metavar="mvtec|btad")
-    download.add_argument("--out", type=Path, default=Path("data"), help="folder to extract into (default: data)")
-    download.add_argument("--url", metavar="URL", help="another address of the same archive, if the official one moved")
-
-
 class PrintOptions(argparse.Action):
     """``--help-options``: every configuration option with its default in each preset."""
 
@@ -189,31 +121,6 @@ class PrintOptions(argparse.Action):
             choices = f" [{', '.join(CHOICES[f.name])}]" if f.name in CHOICES else ""
             print(f"{f.name:20}{values}  {f.metadata['help']}{choices}")
         parser.exit()
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of this name; auto takes CUDA, then MPS, then the CPU."""
-    import torch
-
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def chosen_categories(root: Path, names: Sequence[str] | None) -> list[str]:
-    """The categories named, or all of the root's for 'all'. Raises ConfigError if none was named."""
-    from advit.data import list_categories
-
-    known = list_categories(root)
-    if not names:
-        raise ConfigError(f"Name a category with -p: {', '.join(known)}, or all.")
-    return known if list(names) == ["all"] else list(dict.fromkeys(names))
 
 
 def run_config(args: argparse.Namespace) -> ADViTConfig:
@@ -301,65 +208,11 @@ def command_export(args: argparse.Namespace) -> None:
         print(f"{name:16} {count} maps in {args.out / name / 'test'}; ground truth in {root}")
 
 
-def command_reproduce(args: argparse.Namespace) -> None:
-    from advit.reproduce import make_job, reproduce
-
-    names = [] if args.category in (None, ["all"]) else args.category
-    job = make_job(args.profile, args.data, names, args.seeds, args.name or "", args.out)
-    for line in reproduce(job, pick_device(args.device), args.notebooks, progress=not args.quiet):
-        print(line, flush=True)
-
-
 def command_study(args: argparse.Namespace) -> None:
     from advit.synthetic import embedded_root
 
     root = args.data or embedded_root()
     print(run_study(args, root, chosen_categories(root, args.category or ["all"]), pick_device(args.device)))
-
-
-def command_report(args: argparse.Namespace) -> None:
-    from advit.report import build_report
-
-    results = args.out / "results" / args.name
-    if not (results / "notebooks").is_dir():
-        raise ConfigError(f"{results} holds no results: run 'advit reproduce' first, or name others with --name.")
-    print(build_report(results, args.out / "figures" / args.name, results / "report", f"advit: {args.name}"))
-
-
-def command_verify(args: argparse.Namespace) -> int:
-    from advit.verify import verify
-
-    same = True
-    for line, good in verify(args.out, progress=not args.quiet):
-        print(line, flush=True)
-        same &= good
-    return 0 if same else 1
-
-
-def command_data(args: argparse.Namespace) -> int | None:
-    if args.data_command == "check":
-        from advit.data import list_categories
-        from advit.data_check import check_category, check_table, has_errors
-
-        names = args.category or list_categories(args.root)
-        reports = [check_category(args.root, name, progress=True) for name in names]
-        print(check_table(reports).to_string())
-        for report in reports:
-            for kind, lines in (("error", report.errors), ("warning", report.warnings)):
-                for line in lines:
-                    print(f"{kind}: {report.name}: {line}")
-        return 1 if has_errors(reports) else 0
-    if args.data_command == "synth":
-        from advit.synthetic import write_dataset
-
-        print(write_dataset(args.out, args.seed, progress=True))
-    else:
-        from advit.data_download import download, find_archive
-
-        archive = find_archive(args.name)
-        print(f"{archive.title}, licence: {archive.licence}\nPlease cite {archive.citation}.")
-        print(download(archive, args.out, url=args.url))
-    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
