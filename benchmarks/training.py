@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from advit.augment import augment
 from advit.config import ADViTConfig
 from advit.detector import PARTS
-from advit.networks import build_network
+from advit.networks import build_network, fit_target
 from advit.precision import resolve_precision
 from advit.presets import PRESETS
 from advit.scoring import score_batch
@@ -42,8 +42,8 @@ def smooth_images(config: ADViTConfig, batch: int) -> Tensor:
 def network_of(config: ADViTConfig) -> nn.Module:
     """The network with its target fitted."""
     network = build_network(config, 0)
-    if getattr(network, "target", None) is not None:
-        network.target.fit([smooth_images(config, 8)])
+    pixels = (255 * smooth_images(config, 8)).to(torch.uint8)
+    fit_target(network, lambda indices: pixels[indices], len(pixels))
     return network
 
 

@@ -6,11 +6,12 @@ import resource
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from broken_data import PLACES, cases, write_sound
+from unprivileged import as_user
 
 from advit import cli
 from advit.cache import ImageCache
@@ -27,23 +28,9 @@ TINY = with_options(
          density_hidden=8, batch_size=4, epochs=1, max_steps=0, evaluation_size=32, precision="float32",
          mask_blocks="1"),
 )  # fmt: skip
-NOBODY = 65534
 TO_DO = re.compile(
     r"\b(Re-export|Save|Convert|Scale|Export|Rename|Remove|remove|Move|Put|Pass|Check|expected|Make|lists all)\b"
 )
-
-
-@contextmanager
-def as_user():
-    """Without the rights of root, for whom nothing is unreadable."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def outcome(root: Path) -> tuple[str, str, set[Path]]:

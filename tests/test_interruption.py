@@ -3,7 +3,6 @@
 Kills at random moments are in tests/kill_often.py, which takes minutes.
 """
 
-import os
 import resource
 import shutil
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from unprivileged import as_user
 
 import advit.reproduce  # noqa: F401  (while it may be read: without rights imports fail)
 import advit.training as training
@@ -34,7 +34,6 @@ TINY = with_options(
 )  # fmt: skip
 CPU = torch.device("cpu")
 SAME = ("config.json", "log.jsonl", "checkpoint.safetensors", "calibration.safetensors", "scores.csv", "example.npz")
-NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -143,19 +142,6 @@ def test_a_disk_that_is_full(data, whole, small_disk, kilobytes, capsys):
     assert cli.main([*arguments, "--resume"]) == 0
     for name in set(SAME) - {"config.json"}:
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-@contextmanager
-def as_user():
-    """Without the rights of root, who may write everywhere."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.mark.parametrize("command", ["train", "resume", "localize", "evaluate", "reproduce"])
