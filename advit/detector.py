@@ -115,13 +115,21 @@ def judge_by_others(network: nn.Module, scores: dict[str, np.ndarray], index: in
 
 
 def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) -> Detector:
-    """Detector of a finished run. Raises CheckpointError if its calibration is missing or another run's."""
+    """Detector of a finished run.
+
+    Raises:
+        CheckpointError: if its calibration is missing, damaged, another run's, or lacks a standard of the map's scores.
+
+    Test: tests/test_detector.py
+    """
     path = run / CALIBRATION
     tensors, meta = load_checkpoint(path)
     needed = set(PARTS[network.config.score])
     if meta.get("identity") != identity:
         raise CheckpointError(f"{path} belongs to another run. Train again.")
     try:
+        if missing := needed - set(meta["standards"]):
+            raise ValueError(f"no standard of {', '.join(sorted(missing))}")
         standardisers = {
             name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
             for name, standard in meta["standards"].items()
@@ -130,7 +138,7 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
         numbers = [a for s in standardisers.values() for a in (s.mean, s.sd)]
         if not np.isfinite(threshold) or not all(np.isfinite(a).all() for a in numbers):
             raise ValueError("not finite")
-        if any(a.ndim != 2 or a.shape != numbers[0].shape for a in numbers) or set(meta["standards"]) < needed:
+        if any(a.ndim != 2 or a.shape != numbers[0].shape for a in numbers):
             raise ValueError("maps of other sizes")
         return Detector(network, standardisers, threshold)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

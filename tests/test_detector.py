@@ -8,7 +8,8 @@ from torch import nn
 import advit.detector as module
 from advit.calibration import Standardiser, decision_threshold, fit_standardiser
 from advit.config import with_options
-from advit.detector import Detector, calibrate, judge_by_others
+from advit.detector import Detector, calibrate, judge_by_others, load_calibration
+from advit.errors import CheckpointError
 from advit.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -65,3 +66,41 @@ def test_the_threshold_comes_from_the_kept_out_images_alone_and_keeps_its_rate(m
         assert np.array_equal(detector.standardisers["density"].mean, whole.mean)
         alarms += (detector.combine({"density": draw(20)}).max(axis=(1, 2)) > detector.threshold).sum()
     assert alarms / 1200 < 0.04
+
+
+def save(run, **standards):
+    Detector(network(), standards, 0.5).save(run, {"seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("score", "stored", "missing"),
+    [
+        ("reconstruction", ["density"], "reconstruction"),
+        ("combined", ["density"], "reconstruction"),
+        ("combined", ["association", "density", "discrepancy"], "reconstruction"),
+        ("combined", ["discrepancy"], "density, reconstruction"),
+        ("density", [], "density"),
+    ],
+)
+def test_a_calibration_without_the_standards_of_the_map_is_refused(tmp_path, score, stored, missing):
+    save(tmp_path, **{name: standard(3, 4) for name in stored})
+    with pytest.raises(CheckpointError, match=f"'no standard of {missing}'"):
+        load_calibration(network(score=score), tmp_path, {"seed": 0})
+
+
+@pytest.mark.parametrize("score", ["density", "combined"])
+@pytest.mark.parametrize("others", [[], ["association"]])
+def test_a_calibration_may_hold_more_standards_than_the_map_needs(tmp_path, score, others):
+    stored = {name: standard(3, 4) for name in [*module.PARTS[score], *others]}
+    save(tmp_path, **stored)
+    detector = load_calibration(network(score=score), tmp_path, {"seed": 0})
+    assert detector.threshold == 0.5 and set(detector.standardisers) == set(stored)
+    assert np.array_equal(detector.combine({k: np.full((1, 2, 2), 5.0) for k in stored}), np.full((1, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4,)])
+def test_standards_of_different_sizes_are_refused(tmp_path, shape):
+    odd = Standardiser(np.zeros(shape), np.ones(shape), 0.0, False)
+    save(tmp_path, density=standard(3, 4), reconstruction=odd)
+    with pytest.raises(CheckpointError, match="maps of other sizes"):
+        load_calibration(network(score="combined"), tmp_path, {"seed": 0})
