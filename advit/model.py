@@ -63,8 +63,9 @@ class ADViT(nn.Module):
     follows from the patch's own features, after the noise, and its target is the feature vector without
     noise and without gradient. The position embedding is learned, but starts from waves: from small random numbers
     the encoder takes thousands of steps to find a patch's neighbours. With filters as the density's target a patch is
-    embedded with its own filter features besides its pixels: what is to be predicted then follows from the other tokens
-    almost linearly, and is learnt in hundreds of steps.
+    embedded with its own filter features besides its pixels (not with those of its neighbourhood, which would tell of a
+    hidden neighbour): what is to be predicted then follows from the other tokens almost linearly, and is learnt in
+    hundreds of steps.
 
     Test: tests/test_model.py
     """
@@ -91,7 +92,7 @@ class ADViT(nn.Module):
             width = config.target_dim
             self.target = PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=width)
         elif filters:
-            width = FEATURES
+            width = 2 * FEATURES
             self.target = FilterTarget(image_size=config.image_size, grid=config.grid, cells=config.target_cells)
         self.mask_token = nn.Parameter(torch.zeros(d)) if config.density_context == "others" else None
         self.density = MixtureDensityNetwork(
@@ -118,7 +119,8 @@ class ADViT(nn.Module):
         x = self.embed(patchify(images - 0.5, self.config.patch))
         if self.embed_features is not None:
             target = self.target(images) if target is None else target
-            x = x + self.embed_features(rearrange(target, "b (n s) d -> b n (s d)", n=x.shape[1]))
+            own = rearrange(target[..., :FEATURES], "b (n s) d -> b n (s d)", n=x.shape[1])
+            x = x + self.embed_features(own)
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
         x = x + self.position

@@ -1,4 +1,4 @@
-"""targets.py and fit_target: whitening against NumPy, and its limits."""
+"""targets.py, moments.py and fit_target: whitening against NumPy, and its limits."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,9 @@ import torch
 from advit.augment import augment
 from advit.config import ADViTConfig, with_options
 from advit.filters import FEATURES
+from advit.moments import STRENGTHS, Moments, prior_strength
 from advit.networks import build_network, fit_target
-from advit.targets import STRENGTHS, FilterTarget, Moments, PixelTarget, prior_strength
+from advit.targets import LEAST_NEAR, FilterTarget, PixelTarget
 
 
 def images(n=6, size=16, seed=0):
@@ -65,7 +66,8 @@ def test_filter_targets_are_white_at_every_place_among_many_images():
     target, x = filter_target(), textures(500)
     target.fit(x[i : i + 1] for i in range(500))
     z = target(x).numpy()
-    assert z.shape == (500, 4, FEATURES)
+    assert z.shape == (500, 4, 2 * FEATURES)
+    z = z[..., :FEATURES]
     assert np.abs(z.mean(axis=0)).max() < 1e-9
     covariance = []
     for u in range(4):  # but for the variance of 0.01^2 that every feature is taken to have besides its own
@@ -92,7 +94,7 @@ def test_filter_statistics_are_numpys_and_the_target_s_length_is_the_mahalanobis
     mean, covariance = by_numpy(target.features(x).numpy())
     assert np.allclose(target.mean.numpy(), mean, atol=1e-9)
     new = textures(3, seed=5)
-    z, away = target(new).numpy(), target.features(new).numpy() - mean
+    z, away = target(new)[..., :FEATURES].numpy(), target.features(new).numpy() - mean
     for u in range(16):
         inverse, w = np.linalg.inv(covariance[u]), target.whitening[u].numpy()
         assert np.allclose(w @ w.T, inverse, rtol=1e-6, atol=1e-6 * np.abs(inverse).max())
@@ -154,74 +156,60 @@ def test_places_that_are_alike_share_their_statistics_and_others_do_not():
     assert prior_strength(*halves(alike[:3])) == 6  # too few images to choose
 
 
-def surroundings_by_loops(z, side, cells):
-    """Mean of the shortened vectors of one image ``(places, D)`` outside the window around each place."""
-    reach = round(0.4 * side / 2)
+def neighbourhoods_by_loops(w, side, cells):
+    """Gaussian means, sd 1 place, of the vectors of one image ``(places, D)`` around each place."""
     place = {}
     for u in range(side**2):
         patch, within = divmod(u, cells**2)
         row, column = divmod(patch, side // cells)
         place[u] = (row * cells + within // cells, column * cells + within % cells)
-    found = np.zeros_like(z)
+    found = np.zeros_like(w)
     for u, (r, c) in place.items():
-        rest = [v for v, (y, x) in place.items() if max(abs(y - r), abs(x - c)) > reach]
-        found[u] = np.mean([z[v] * min(1, 6 / np.linalg.norm(z[v])) for v in rest], axis=0) if rest else 0
+        weight = {v: np.exp(-0.5 * ((y - r) ** 2 + (x - c) ** 2)) for v, (y, x) in place.items()}
+        found[u] = sum(share * w[v] for v, share in weight.items()) / sum(weight.values())
     return found
 
 
-@pytest.mark.parametrize("size, grid, cells", [(32, 2, 1), (48, 3, 2), (64, 8, 1)])
-def test_the_rest_of_the_picture_by_loops(size, grid, cells):
+@pytest.mark.parametrize("size, grid, cells", [(32, 2, 1), (48, 3, 2), (64, 8, 1), (32, 1, 1)])
+def test_the_mean_of_a_neighbourhood_by_loops(size, grid, cells):
     target = filter_target(size, grid, cells)
-    z = 2 * torch.randn(2, (grid * cells) ** 2, FEATURES, generator=torch.Generator().manual_seed(0)).double()
-    found = target.surroundings(z)
-    for i in range(2):
-        assert np.allclose(found[i], surroundings_by_loops(z[i].numpy(), grid * cells, cells), atol=1e-9)
+    w = torch.randn(2, (grid * cells) ** 2, FEATURES, generator=torch.Generator().manual_seed(0)).double()
+    found = target.neighbourhood(w)
+    for i in range(2):  # the window's weights are float32
+        assert np.allclose(found[i], neighbourhoods_by_loops(w[i].numpy(), grid * cells, cells), atol=1e-6)
 
 
-def test_nothing_lies_around_a_single_place():
-    target = filter_target(grid=1)
-    assert (target.surroundings(torch.ones(2, 1, FEATURES).double()) == 0).all()
-
-
-def test_context_and_rest_are_those_of_images_that_the_whitening_has_not_seen():
+def test_neighbourhoods_are_white_among_images_that_the_whitening_has_not_seen():
     target, x = filter_target(size=48, grid=3, cells=2), textures(10, size=48)
     target.fit(x.split(1), x.split(1))
     f = target.features(x)
-    strength = prior_strength(*halves(f))
-    rows_c, rows_z = [], []
+    strength, rows = prior_strength(*halves(f)), []
     for i in range(10):
-        seen = f[1 - i % 2 :: 2].numpy()
-        mean, covariance = by_numpy(seen, 5, strength)
+        mean, covariance = by_numpy(f[1 - i % 2 :: 2].numpy(), 5, strength)
         away = f[i].numpy() - mean
-        z = np.stack([np.linalg.cholesky(np.linalg.inv(c)).T @ v for c, v in zip(covariance, away, strict=True)])
-        rows_c.append(surroundings_by_loops(z, 6, 2))
-        rows_z.append(z)
-    c, z = np.concatenate(rows_c), np.concatenate(rows_z)
-    cc = c.T @ c / len(c)
-    b = np.linalg.solve(cc + 0.3 * np.trace(cc) / FEATURES * np.eye(FEATURES), c.T @ z / len(c))
-    assert np.allclose(target.context, b, atol=1e-6)
-    left = z - c @ b
-    values = np.linalg.eigvalsh(left.T @ left / len(left)).clip(0.05)
-    assert np.allclose(np.sort(1 / np.linalg.eigvalsh(target.rest.numpy()) ** 2), values, rtol=1e-5)
-    v = target.rest.numpy()
-    if values.min() > 0.051:
-        assert np.allclose(v @ (left.T @ left / len(left)) @ v, np.eye(FEATURES), atol=1e-6)
-    expected = (target.placed(x) - target.surroundings(target.placed(x)) @ target.context) @ target.rest
-    assert torch.allclose(target(x), expected)
+        w = np.stack([np.linalg.cholesky(np.linalg.inv(c)).T @ v for c, v in zip(covariance, away, strict=True)])
+        rows.append(neighbourhoods_by_loops(w, 6, 2))
+    s, v = np.concatenate(rows), target.near.numpy()
+    values, vectors = np.linalg.eigh(s.T @ s / len(s))
+    assert np.allclose(v, vectors @ np.diag(values.clip(LEAST_NEAR) ** -0.5) @ vectors.T, rtol=1e-4, atol=1e-4)
+    own = target(x)[..., :FEATURES]
+    assert torch.equal(target(x)[..., FEATURES:], target.neighbourhood(own) @ target.near)
 
 
-def test_a_lighter_picture_is_less_surprising_than_a_picture_of_which_a_part_is_lighter():
-    """With training images that differ in brightness as a whole."""
-    x = (textures(30, size=64) * 0.1 + torch.linspace(0.2, 0.7, 30).double().view(-1, 1, 1, 1)).clamp(0, 1)
+def test_a_faint_change_of_a_neighbourhood_stands_out_from_its_mean():
+    """Against the spread among unseen images, a change of all places of a region is longer in V s than in w."""
+    x = textures(60, size=64) * 0.2 + 0.4
     target = filter_target(size=64, grid=8)
-    target.fit(x.split(1), x.split(1))
-    dark = x[3:4]
-    lighter, part = dark + 0.35, dark.clone()
-    part[..., 16:40, 16:40] += 0.35
-    inner = [8 * row + column for row in (2, 3, 4) for column in (2, 3, 4)]
-    length = {name: target(v)[0, inner].norm(dim=-1).mean() for name, v in (("whole", lighter), ("part", part))}
-    alone = {name: target.placed(v)[0, inner].norm(dim=-1).mean() for name, v in (("whole", lighter), ("part", part))}
-    assert length["part"] / length["whole"] > 1.5 * alone["part"] / alone["whole"]
+    target.fit(x[:50].split(1), x[:50].split(1))
+    changed = x[50:].clone()
+    changed[..., 16:48, 16:48] = 0.9 * changed[..., 16:48, 16:48]
+    inner = [8 * row + column for row in (3, 4) for column in (3, 4)]
+
+    def gap(part):
+        sound, other = (target(v)[:, inner][..., part].square().sum(dim=-1) for v in (x[50:], changed))
+        return ((other.mean() - sound.mean()) / sound.std()).item()
+
+    assert gap(slice(FEATURES, None)) > 1.1 * gap(slice(0, FEATURES)) > 0
 
 
 def test_identical_images_and_a_single_one_are_finite_and_lie_at_zero():
@@ -233,7 +221,7 @@ def test_identical_images_and_a_single_one_are_finite_and_lie_at_zero():
         assert target(x).abs().max() < 1e-6
         assert torch.allclose(target.whitening, 100 * torch.eye(FEATURES, dtype=torch.float64), atol=1e-5)
         away = target.features(textures(1, seed=3)) - target.features(x[:1])
-        assert torch.allclose(target(textures(1, seed=3)), 100 * away, rtol=1e-6, atol=1e-4)
+        assert torch.allclose(target(textures(1, seed=3))[..., :FEATURES], 100 * away, rtol=1e-6, atol=1e-4)
 
 
 def test_places_of_a_patch_follow_each_other_row_by_row():
@@ -247,7 +235,7 @@ def test_places_of_a_patch_follow_each_other_row_by_row():
             assert torch.equal(f[:, u], bank[:, :, row, column])
     changed = x.clone()
     changed[..., 32:40, 8:16] = 1 - changed[..., 32:40, 8:16]  # row 4, column 1 of places
-    for now, before in ((target.features(changed), f), (target(changed), target(x))):
+    for now, before in ((target.features(changed), f), (target(changed)[..., :FEATURES], target(x)[..., :FEATURES])):
         moved = (now - before).square().sum(dim=-1)
         assert moved.argmax(dim=1).tolist() == [4 * (3 * 2 + 0) + 1] * 2
         assert moved[:, 4 * (3 * 0 + 2) + 1].max() < 0.002 * moved.max()  # the far corner

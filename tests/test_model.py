@@ -147,7 +147,7 @@ def test_every_place_of_a_patch_has_a_density_of_its_own():
     network.target.fit([IMAGES])
     out = network(IMAGES)
     assert out.nll.shape == (2, 16 * 4) and out.nll.isfinite().all()
-    assert network.target(IMAGES).shape == (2, 64, FEATURES)
+    assert network.target(IMAGES).shape == (2, 64, 2 * FEATURES)
     values = by_place(torch.arange(6).view(2, 3), network.config)
     assert values.tolist() == [[0] * 4 + [1] * 4 + [2] * 4, [3] * 4 + [4] * 4 + [5] * 4]
 
@@ -175,7 +175,7 @@ def test_surprise_is_the_nll_less_what_the_mixture_expects():
     encoded, _ = network.encode(IMAGES)
     target = network.target(IMAGES)
     nll, surprise = (network.patch_nll(encoded, target, score) for score in ("nll", "surprise"))
-    assert torch.allclose(nll - surprise, expected_nll(network.density(encoded)) / FEATURES, atol=1e-5)
+    assert torch.allclose(nll - surprise, expected_nll(network.density(encoded)) / (2 * FEATURES), atol=1e-5)
 
 
 def filtering(context="others", **options):
@@ -198,7 +198,7 @@ def test_a_patch_is_embedded_with_its_pixels_and_the_features_of_its_places():
     for patch in (0, 6, 15):
         row, column = 8 * (patch // 4), 8 * (patch % 4)
         pixels = IMAGES[1, :, row : row + 8, column : column + 8].permute(1, 2, 0).flatten() - 0.5
-        features = torch.cat([target[1, 4 * patch + place] for place in range(4)])
+        features = torch.cat([target[1, 4 * patch + place, :FEATURES] for place in range(4)])
         expected = network.embed.weight @ pixels + network.embed.bias + network.position[0, patch]
         expected = expected + network.embed_features.weight @ features + network.embed_features.bias
         assert torch.allclose(seen[0][1, patch], expected, atol=1e-4)
@@ -213,11 +213,13 @@ def test_only_filters_are_embedded_besides_the_pixels():
 
 @pytest.mark.parametrize("cells", [1, 2])
 def test_encoded_features_do_not_depend_on_what_a_hidden_patch_holds(cells):
+    """Neither on its pixels nor on its features, nor on how its neighbourhood, or that of a patch beside it, looks."""
     network, n = filtering(target_cells=cells), cells**2
     mask = torch.zeros(2, 16, dtype=torch.bool)
     mask[:, [2, 5, 11]] = True
     target, pixels = network.target(IMAGES), IMAGES.clone().view(2, 3, 4, 8, 4, 8)
-    features = target.clone().view(2, 16, n, FEATURES)
+    features = target.clone().view(2, 16, n, 2 * FEATURES)
+    features[..., FEATURES:] += 7
     for patch in (2, 5, 11):
         pixels[:, :, patch // 4, :, patch % 4] = 1 - pixels[:, :, patch // 4, :, patch % 4]
         features[:, patch] += 7
