@@ -11,7 +11,7 @@ from advit.errors import ConfigError
 REPRODUCE_EXAMPLES = """examples:
   advit reproduce                             embedded data, profile quick: within 25 minutes on 2 cores
   advit reproduce --data mvtec -p bottle      the same notebooks on a real category
-  advit reproduce --profile paper --data mvtec -p bottle          the public setting: 47 runs, a GPU and a day
+  advit reproduce --profile paper --data mvtec -p bottle          the public setting: 50 runs, on a GPU
   advit reproduce --notebooks 05              one notebook and the runs it needs
 
 Runs are stored under runs/store and trained once; an interrupted reproduction continues where it stopped. writes

@@ -106,14 +106,15 @@ def mean_superiority(
 def over_units(values: pd.Series) -> Estimate | None:
     """:func:`mean_interval` of values indexed by ``category`` and ``seed``, over units that are independent.
 
-    Seeds of one category see the same images. So they are averaged first, and the units are the categories. With fewer
-    than three categories the units are the seeds: the interval then speaks of other seeds, not of other products.
+    Seeds of one category see the same images. So they are averaged first, and the units are the categories; two are too
+    few for an interval. With one category the units are the seeds: the interval then speaks of other seeds, not of
+    other products.
 
     Test: tests/test_stats.py
     """
     values = values.dropna()
     means = values.groupby("category").mean()
-    if len(means) >= LEAST_UNITS:
+    if len(means) > 1:
         return mean_interval(means.to_numpy(), "categories")
     return mean_interval(values.to_numpy(), "seeds")
 

@@ -84,8 +84,10 @@ def test_categories_are_the_units_and_seeds_only_where_there_are_few():
     found = over_units(values)
     assert (found.n, found.unit) == (3, "categories") and found.value == pytest.approx(0.35)
     assert found.high - found.value == pytest.approx(scipy_stats.t.ppf(0.975, 2) * 0.3 / np.sqrt(3))
-    few = over_units(values.drop("c", level="category"))
-    assert (few.n, few.unit) == (4, "seeds") and over_units(values[:0]) is None
+    two = over_units(values.drop("c", level="category"))
+    assert (two.n, two.unit, two.low) == (2, "categories", None) and two.value == pytest.approx(0.2)
+    one = over_units(values.drop(["b", "c"], level="category"))
+    assert (one.n, one.unit) == (2, "seeds") and over_units(values[:0]) is None
 
 
 def test_mean_interval_is_the_t_interval():
