@@ -25,11 +25,11 @@ CLAIMS = (
     "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no: "
     "on the other side; no difference: within 0.02. Categories are units where there are several, their seeds "
     "averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty such intervals one "
-    "excludes no effect by chance. AD (association discrepancy): how far what a patch attends to differs from a Gaussian "
-    "around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: the density map localises "
-    "better than the other maps. C4: noise on the features helps. C5: ADViT beats other methods. C6: more Gaussians "
-    "help, then level off. Place removed: less the mean of defect-free test images at that place. Main: the model of the "
-    "tables; ablation: a smaller one, in which one option changes:"
+    "excludes no effect by chance. AD (association discrepancy): how far what a patch attends to differs from a "
+    "Gaussian around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: the density map "
+    "localises better than the other maps. C4: noise on the features helps. C5: ADViT beats other methods. C6: more "
+    "Gaussians help, then level off. Place removed: less the mean of defect-free test images at that place. Main: the "
+    "model of the tables; ablation: a smaller one, in which one option changes:"
 )
 
 
@@ -136,7 +136,8 @@ def small_print(folder: Path) -> str:
 
 def minutes(folder: Path, experiment: str) -> str:
     """Shortest and longest run of an experiment, training and evaluation, in words."""
-    times = [r["provenance"]["seconds"] + r["provenance"]["training"]["seconds"] for r in records_of(folder, experiment)]
+    made = [r["provenance"] for r in records_of(folder, experiment)]
+    times = [p["seconds"] + p["training"]["seconds"] for p in made]
     span = dict.fromkeys(f"{t / 60:.1f}" for t in (min(times), max(times)))
     return f"{' to '.join(span)} minutes a run"
 

@@ -32,7 +32,7 @@ def rows_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         )
         for r in rows
     ]  # fmt: skip
-    return pd.DataFrame(lines, columns=["measure", "ours", "against", "better by", "target", "met"])
+    return pd.DataFrame(lines, columns=["measure", "ours", "against", "times better (below 1: worse)", "target", "met"])
 
 
 def machine_sentence(machine: dict[str, Any]) -> str:
