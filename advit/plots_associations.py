@@ -164,7 +164,7 @@ def association_panel(view: AssociationView, patch: int, layer: int | None = Non
     series, prior, ad = (view.pick(name, layer, head) for name in ("series", "prior", "discrepancy"))
     with house_style():
         figure = Figure(figsize=(9.2, 2.1))
-        axes = [figure.add_axes((left, 0.02, 0.205, 0.87)) for left in (0.005, 0.225, 0.445, 0.735)]
+        axes = [figure.add_axes((left, 0.02, 0.205, 0.87)) for left in (0.005, 0.225, 0.445, 0.715)]
         draw_image(axes[0], view)
         axes[0].set_title("image, defect and patch")
         for ax, label, association in zip(axes[1:3], ("series", "prior"), (series, prior), strict=True):
@@ -177,7 +177,7 @@ def association_panel(view: AssociationView, patch: int, layer: int | None = Non
         for ax in axes:
             mark_patch(ax, view, patch, DEFECT if view.share[patch] > 0 else NORMAL)
         association_bar(figure, drawn, cax=figure.add_axes((0.655, 0.06, 0.008, 0.75)))
-        figure.colorbar(maps, cax=figure.add_axes((0.942, 0.06, 0.008, 0.75))).set_label("nats")
+        figure.colorbar(maps, cax=figure.add_axes((0.922, 0.06, 0.008, 0.75))).set_label("nats")
     return figure
 
 

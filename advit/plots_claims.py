@@ -7,13 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from advit.plots import house_style
+from advit.stats import AGAINST, MARGIN, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 WIDTH = 6.3  # inches, of a printed page
+VERDICTS = {  # verdict -> word, marker, colour (Okabe-Ito), face
+    SUPPORTED: ("supported", "o", "#0072B2", "#0072B2"),
+    AGAINST: ("against", "X", "#D55E00", "#D55E00"),
+    UNDECIDED: ("undecided", "D", "#CC79A7", "white"),
+    NEGLIGIBLE: (f"no difference (below {MARGIN:g})", "s", "#009E73", "#009E73"),
+    UNTESTED: ("not tested", "v", "0.35", "white"),
+}
 
 
 def curves_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], xlabel: str) -> Figure:
@@ -144,7 +153,7 @@ def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure
             for y in range(len(categories)):
                 ax.axhline(y, color="0.93", linewidth=0.8, zorder=0)
             ax.set_title(label)
-            ax.set_xlim(0, 1.02)
+            ax.set_xlim(0, 1.05)  # a whole mark at 1
             ax.grid(axis="x", color="0.92")
             ax.set_axisbelow(True)
         axes[0].set_yticks(range(len(categories)), [c.replace("_", " ") for c in categories], parse_math=False)
@@ -155,29 +164,34 @@ def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure
 
 
 def claims_figure(names: Sequence[str], values: np.ndarray, verdicts: Sequence[str]) -> Figure:
-    """Every claim's estimate with its 95 % interval; to the right of the line supports the claim.
+    """Every claim's estimate with its 95 % interval and a mark for its verdict; right of the line: for the claim.
 
     Args:
         names: one line of text per claim. values: ``(n, 3)`` value, low, high, relative to no effect; NaN where not
             tested, and where there is no interval.
+        verdicts: of :func:`advit.stats.verdict`.
     """
-    colours = {"supported": "#0072B2", "not supported (the opposite)": "#D55E00"}
     with house_style():
-        figure = Figure(figsize=(WIDTH, 0.27 * len(names) + 0.8), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.27 * len(names) + 1.0), layout="constrained")
         ax = figure.subplots()
         for y, ((value, low, high), verdict) in enumerate(zip(values, verdicts, strict=True)):
-            colour = colours.get(verdict, "0.35")
+            _, mark, colour, face = VERDICTS[verdict]
             if np.isfinite(low):
                 ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
             if np.isfinite(value):
-                filled = verdict in colours
-                ax.plot(value, y, "o", color=colour, markersize=5, markerfacecolor=colour if filled else "white")
+                ax.plot(value, y, mark, color=colour, markersize=5, markerfacecolor=face)
             else:
-                ax.annotate("not tested", (0, y), (4, 0), textcoords="offset points", va="center", fontsize=6)
+                ax.annotate("no estimate", (0, y), (4, 0), textcoords="offset points", va="center", fontsize=6)
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_xlabel("← against     effect, 95 % interval     for →")
         ax.grid(axis="x", color="0.92")
         ax.set_axisbelow(True)
+        ax.set_xlabel("difference of the metric, or of P (C1: P − 0.5); right of 0: for the claim", loc="right")
+        handles = [
+            Line2D([], [], linestyle="", marker=mark, color=colour, markersize=5, markerfacecolor=face, label=word)
+            for word, mark, colour, face in VERDICTS.values()
+        ]
+        handles.append(Line2D([], [], color="0.35", linewidth=1.6, label="95 % interval"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -25,7 +25,7 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
     """Eight panels: the image, what its mixtures expect, and every step from the NLL to a decision per pixel."""
     k = steps.weight.shape[-1]
     with house_style():
-        figure = Figure(figsize=(6.3, 3.75), layout="compressed")
+        figure = Figure(figsize=(6.3, 4.0), layout="compressed")
         axes = figure.subplots(2, 4).ravel()
         for ax in axes:
             no_axes(ax)
@@ -35,14 +35,14 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
             axes[1].imshow(steps.expected, extent=(0, 1, 1, 0))
             axes[1].set_title("the mixtures' means")
         else:
-            draw_map(figure, axes[1], steps.miss, "distance from the mean", NLL_COLOURS)
-        draw_map(figure, axes[2], steps.effective_components, f"Gaussians used, of {k}", COUNT_COLOURS)
+            draw_map(figure, axes[1], steps.miss, "squared distance from\nthe mean, per dimension", NLL_COLOURS)
+        draw_map(figure, axes[2], steps.effective_components, f"Gaussians used, of {k}", COUNT_COLOURS, (1, k))
         draw_map(figure, axes[3], steps.nll, f"{steps.score} per dimension, nats", NLL_COLOURS)
-        draw_map(figure, axes[4], steps.standardised, "standardised", MAP_COLOURS)
+        draw_map(figure, axes[4], steps.standardised, "standardised\n(in sd of training)", MAP_COLOURS)
         draw_map(figure, axes[5], steps.upsampled, "upsampled", MAP_COLOURS)
         draw_map(figure, axes[6], steps.smoothed, "smoothed", MAP_COLOURS)
         axes[7].imshow(decisions(steps.smoothed >= threshold, steps.mask), extent=(0, 1, 1, 0))
-        axes[7].set_title(f"at or above {threshold:.2f}")
+        axes[7].set_title(f"score ≥ threshold {threshold:.2f}")
         for ax in axes[:7]:
             outline(ax, steps.mask)
         legend(axes[7])
@@ -63,7 +63,8 @@ def localization_panel(
     with house_style():
         figure = Figure(figsize=(9.2, 2.4))
         axes = [figure.add_axes((left, 0.08, 0.22, 0.82)) for left in (0.005, 0.235, 0.465)]
-        for ax, title in zip(axes, ("image and defect", "anomaly map", f"at or above {threshold:.2f}"), strict=True):
+        titles = ("image and defect", "anomaly map", f"score ≥ threshold {threshold:.2f}")
+        for ax, title in zip(axes, titles, strict=True):
             no_axes(ax)
             ax.set_title(title)
         axes[0].imshow(image, extent=(0, 1, 1, 0))
@@ -139,9 +140,12 @@ def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     return figure
 
 
-def draw_map(figure: Figure, ax: Axes, values: np.ndarray, title: str, colours: str) -> None:
-    """One map in the unit square with a small colour bar."""
-    drawn = ax.imshow(values, cmap=colours, extent=(0, 1, 1, 0))
+def draw_map(
+    figure: Figure, ax: Axes, values: np.ndarray, title: str, colours: str,
+    span: tuple[float | None, float | None] = (None, None),
+) -> None:  # fmt: skip
+    """One map in the unit square with a small colour bar, over ``span`` or, without one, from least to largest."""
+    drawn = ax.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], extent=(0, 1, 1, 0))
     ax.set_title(title)
     bar = figure.colorbar(drawn, ax=ax, fraction=0.05, pad=0.02, orientation="horizontal")
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
@@ -175,9 +179,9 @@ def legend(ax: Axes) -> None:
     """Words for the colours of :func:`decisions`, below the frame."""
     ax.add_patch(Rectangle((0, 0), 1, 1, fill=False, edgecolor="0.6", linewidth=0.8))
     for x, side, word, colour in (
-        (0, "left", "found", FOUND), (0.5, "center", "missed", MISSED), (1, "right", "false", FALSE)
+        (0, "left", "found", FOUND), (0.4, "center", "missed", MISSED), (1, "right", "false alarm", FALSE)
     ):  # fmt: skip
-        ax.text(x, 1.02, word, color=colour, fontsize=7, fontweight="bold", ha=side, va="top").set_in_layout(False)
+        ax.text(x, 1.02, word, color=colour, fontsize=6.5, fontweight="bold", ha=side, va="top").set_in_layout(False)
 
 
 def overlaid(image: np.ndarray, anomaly_map: np.ndarray, span: Sequence[float]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ sys.path.insert(0, str(ROOT))
 from advit.losses import ssim  # noqa: E402
 from advit.metrics import aupro  # noqa: E402
 from advit.networks import patch_scores  # noqa: E402
-from benchmarks import attention, metrics, training  # noqa: E402
+from benchmarks import attention, growth, metrics, training  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.figure import growth_figure  # noqa: E402
 from benchmarks.literal_vt_adl import LiteralVTADL, grouped_ssim, literal_scores  # noqa: E402
 from benchmarks.published_attention import equal_smoothing  # noqa: E402
 
@@ -83,6 +85,30 @@ def test_squashed_votes_of_one_capsule_do_not_depend_on_the_number_of_routings(m
 def test_the_loop_over_thresholds_nears_the_exact_aupro():
     maps, masks = metrics.maps_and_masks(4, 64)
     assert metrics.loop_aupro(maps, masks, 400) == pytest.approx(aupro(maps, masks), abs=0.01)
+
+
+def test_growth_has_several_labelled_times_in_every_panel_and_none_overlap():
+    curves = json.loads((ROOT / "results" / "benchmarks.json").read_text(encoding="utf-8"))["curves"]
+    figure = growth_figure(curves)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        low, high = ax.get_ylim()
+        labels = [t for t in ax.get_yticklabels() if t.get_text() and low <= t.get_position()[1] <= high]
+        assert len(labels) >= 3 and ax.yaxis.get_offset_text().get_text() == ""
+        assert all(float(t.get_text()) == pytest.approx(t.get_position()[1]) for t in labels)
+        boxes = [t.get_window_extent() for t in labels]
+        assert all(below.y1 < above.y0 for below, above in pairwise(boxes))
+    titles = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(titles))
+
+
+def test_growth_names_the_batch_and_the_heads_that_were_measured(monkeypatch):
+    made, inputs = [], attention.inputs
+    monkeypatch.setattr(attention, "inputs", lambda *args: made.append(inputs(*args)) or made[-1])
+    points = {name: [[4, 1.0], [16, 2.0]] for name in growth.by_patches([4], 0, 1)}
+    title = growth_figure(dict.fromkeys(("patches", "images", "categories"), points)).axes[0].get_title()
+    batch, heads, _, width = made[0].q.shape
+    assert title.endswith(f"batch of {batch}, {heads} heads of {width}")
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """plots_associations.py: what is drawn is what the view holds, at the place where it belongs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -108,6 +110,16 @@ def test_panel(view, patch, colour):
     assert np.allclose(figure.axes[1].images[-1].get_array().ravel(), view.series[0, :, patch].mean(axis=0) * 25)
     frames = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
     assert to_hex(frames[-1].get_edgecolor()).upper() == colour
+
+
+@pytest.mark.parametrize("scale", [1, 0.01, 30])
+def test_every_word_of_the_panel_is_on_the_page(view, scale):
+    figure = rendered(association_panel(replace(view, discrepancy=view.discrepancy * scale + 1.5 * scale), 13))
+    assert figure.axes[-1].get_ylabel() == "nats"
+    page = figure.get_window_extent()
+    for ax in figure.axes:
+        box = ax.get_tightbbox()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
 
 
 def test_an_image_without_a_defect_is_drawn_without_outline(view):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advit.plots import settle
 from advit.plots_claims import (
     claims_figure,
     comparison_figure,
@@ -12,6 +13,7 @@ from advit.plots_claims import (
     pairs_figure,
     sweep_figure,
 )
+from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 
 
 def curve(offset):
@@ -52,12 +54,37 @@ def test_methods_are_compared_by_their_means():
     rows = [("ADViT", "a", 0.4), ("ADViT", "a", 0.6), ("z", "a", 0.3), ("ADViT", "b", 0.9)]
     figure = comparison_figure(pd.DataFrame(rows, columns=["variant", "category", "m"]), {"m": "metric"})
     marks = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines}
+    assert figure.axes[0].get_xlim()[1] == 1.05
     assert list(marks["ADViT"]) == pytest.approx([0.5, 0.9]) and marks["z"][0] == 0.3 and np.isnan(marks["z"][1])
 
 
 def test_a_claim_without_interval_or_value_is_still_there():
     values = np.array([[0.1, 0.05, 0.2], [0.3, np.nan, np.nan], [np.nan] * 3])
-    ax = claims_figure(["one", "two", "three"], values, ["supported", "not tested", "not tested"]).axes[0]
+    ax = claims_figure(["one", "two", "three"], values, [SUPPORTED, UNTESTED, UNTESTED]).axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["one", "two", "three"]
-    assert [t.get_text() for t in ax.texts] == ["not tested"]
+    assert [t.get_text() for t in ax.texts] == ["no estimate"]
     assert list(ax.lines[0].get_xdata()) == [0.05, 0.2]
+
+
+def test_every_verdict_has_its_own_mark_and_a_word_in_the_legend():
+    verdicts = [SUPPORTED, AGAINST, UNDECIDED, NEGLIGIBLE, UNTESTED]
+    values = np.array([[0.1, np.nan, np.nan]] * 5)
+    figure = claims_figure([*"abcde"], values, verdicts)
+    marks = [(line.get_marker(), line.get_color()) for line in figure.axes[0].lines[:5]]
+    assert len({m for m, _ in marks}) == len({c for _, c in marks}) == 5
+    legend = figure.legends[0]
+    assert [(h.get_marker(), h.get_color()) for h in legend.legend_handles[:5]] == marks
+    words = ["supported", "against", "undecided", "no difference (below 0.02)", "not tested", "95 % interval"]
+    assert [t.get_text() for t in legend.get_texts()] == words
+    assert "right of 0: for the claim" in figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("count", [1, 23])
+def test_legend_and_axis_text_of_the_claims_do_not_overlap(count):
+    name = "C3  density map against reconstruction error, ablation"
+    figure = settle(claims_figure([name] * count, np.array([[0.1, -0.2, 0.4]] * count), [UNDECIDED] * count))
+    figure.canvas.draw()
+    page, below = figure.get_window_extent(), figure.legends[0].get_window_extent()
+    axes = figure.axes[0].get_tightbbox()
+    assert page.y0 <= below.y0 and below.y1 <= axes.y0
+    assert page.x0 <= min(below.x0, axes.x0) and max(below.x1, axes.x1) <= page.x1

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from advit.explain_localization import DensitySteps, pro_points
+from advit.plots import settle
 from advit.plots_localization import (
     FALSE,
     FOUND,
@@ -53,10 +54,29 @@ def test_steps_show_every_array(expected):
          s.smoothed, decisions(s.smoothed >= 0.7, s.mask)], strict=True,
     ):  # fmt: skip
         assert np.allclose(drawn, values)
-    assert figure.axes[7].get_title() == "at or above 0.70"
+    assert figure.axes[7].get_title() == "score ≥ threshold 0.70"
+    assert expected or figure.axes[1].get_title() == "squared distance from\nthe mean, per dimension"
+    assert figure.axes[2].images[0].get_clim() == (1, 3)
     assert figure.axes[3].get_title() == "NLL per dimension, nats"
     surprised = steps_figure(replace(s, score="surprise"), threshold=0.7)
     assert surprised.axes[3].get_title() == "surprise per dimension, nats"
+
+
+def test_one_gaussian_alone_has_a_scale_too():
+    s = steps(False)
+    figure = steps_figure(replace(s, weight=np.ones((4, 4, 1)), mean=s.mean[:, :, :1]), threshold=0.7)
+    figure.canvas.draw()
+    assert np.all(figure.axes[2].images[0].get_array() == 1)
+
+
+def test_words_for_decisions_lie_side_by_side_on_the_page():
+    figure = settle(steps_figure(steps(False), threshold=0.7))
+    figure.canvas.draw()
+    words = figure.axes[7].texts
+    assert [t.get_text() for t in words] == ["found", "missed", "false alarm"]
+    boxes = [t.get_window_extent() for t in words]
+    assert boxes[0].x1 < boxes[1].x0 and boxes[1].x1 < boxes[2].x0
+    assert boxes[2].x1 <= figure.get_window_extent().x1 and min(b.y0 for b in boxes) >= 0
 
 
 def test_panel_has_the_point_on_the_curve():
