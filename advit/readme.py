@@ -131,7 +131,17 @@ def small_print(folder: Path) -> str:
     seeds = sorted({r["provenance"]["seed"] for r in main})
     which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     times = f"{minutes(folder, 'main')} on {', '.join(devices)}"
-    return f"{which}, {times}, {index['record'].nunique()} runs with the ablations"
+    return f"{which}, {times}, {index['record'].nunique()} runs with the ablations{earlier(folder)}"
+
+
+def earlier(folder: Path) -> str:
+    """A remark if a reproduction below ``results/real`` was made with other code than that of the embedded data."""
+    made, latest = (
+        json.loads((path / "provenance.json").read_text(encoding="utf-8"))
+        for path in (folder, folder.parents[folder.parent.name == "real"] / "quick")
+    )
+    same = made["code_digest"] == latest["code_digest"]
+    return "" if same else f", made by an earlier version of the preset (commit {made['commit'][:7]})"
 
 
 def minutes(folder: Path, experiment: str) -> str:

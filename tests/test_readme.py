@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from advit.cli import build_parser
-from advit.readme import MARKERS, SPEED, results_block, study_parts
+from advit.readme import MARKERS, SPEED, earlier, results_block, study_parts
 from advit.speed import speed_block
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +68,12 @@ def test_every_test_that_a_docstring_names_exists():
     }
     assert len(named) > 20
     assert sorted(n for n in named if not (ROOT / n[1]).exists()) == []
+
+
+def test_a_reproduction_by_other_code_says_so(tmp_path):
+    for name, digest in (("quick", "a"), ("real/new", "a"), ("real/old", "b")):
+        (tmp_path / name).mkdir(parents=True)
+        made = {"code_digest": digest, "commit": "0123456789"}
+        (tmp_path / name / "provenance.json").write_text(json.dumps(made), encoding="utf-8")
+    assert earlier(tmp_path / "quick") == earlier(tmp_path / "real" / "new") == ""
+    assert earlier(tmp_path / "real" / "old") == ", made by an earlier version of the preset (commit 0123456)"
