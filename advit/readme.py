@@ -62,13 +62,18 @@ def results_block(results: Path) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def heading(name: str, path: Path) -> str:
+    """Name of a column: of the data, with a remark if an earlier version made it."""
+    return f"{name} (earlier version)" if earlier(path) else name
+
+
 def methods_table(found: dict[str, Path]) -> pd.DataFrame:
     """One row per method, one column per data set, with the three main metrics in a cell."""
     columns = {}
     for name, path in found.items():
         table = pd.read_csv(path / "tables" / "comparison.csv").set_index("method")
         cells = [" / ".join(f"{row[FULL_NAMES[k]]:.3f}" for k in MAIN_KEYS) for _, row in table.iterrows()]
-        columns[name] = pd.Series(cells, index=table.index)
+        columns[heading(name, path)] = pd.Series(cells, index=table.index)
     return pd.DataFrame(columns).reset_index(names="method")
 
 
@@ -110,7 +115,7 @@ def claims_table(found: dict[str, Path]) -> pd.DataFrame:
     columns, index = {}, None
     for name, path in found.items():
         table = pd.read_csv(path / "tables" / "claims.csv")
-        columns[name] = [claim_cell(row) for _, row in table.iterrows()]
+        columns[heading(name, path)] = [claim_cell(row) for _, row in table.iterrows()]
         index = table[["claim", "model", "measured"]].copy() if index is None else index
     index["measured"] = index["measured"].str.replace(r" after .* steps", "", regex=True)
     return index.assign(**columns)
