@@ -9,7 +9,7 @@ from advit.cli_options import data_option, device_options, out_option, pick_devi
 from advit.errors import ConfigError
 
 REPRODUCE_EXAMPLES = """examples:
-  advit reproduce                             embedded data, profile quick: within 25 minutes on 2 cores
+  advit reproduce                             embedded data, profile quick: 20 to 40 minutes on 2 cores
   advit reproduce --data mvtec -p bottle      the same notebooks on a real category
   advit reproduce --profile paper --data mvtec -p bottle          the public setting: 50 runs, on a GPU
   advit reproduce --notebooks 05              one notebook and the runs it needs
