@@ -88,7 +88,7 @@ def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path)
 
 @pytest.mark.slow
 def test_an_error_in_a_process_arrives_with_its_message(category, tmp_path):
-    bad = replace(CONFIG, learning_rate=1e30, gradient_clip=0.0)
+    bad = replace(CONFIG, learning_rate=1e300, gradient_clip=0.0)
     specs = [spec(category, seed, bad) for seed in (0, 1)]
     with pytest.raises(TrainingError, match="term became"):
         require_runs(specs, tmp_path, CPU, processes=2, progress=False)
