@@ -94,8 +94,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and sd of image-level AUROC, pixel-level AUROC and AU-PRO over seeds, for each variant and category.
 
     With several categories also over all of them (sd: between categories). The last columns say what each variant gains
-    on the first one, paired by category and seed, with its 95 % interval where there are three pairs or more. What has
-    one seed only (a floor) is compared with every seed of the first variant.
+    on the first one, paired by category and seed, with its 95 % interval where there are three categories or more or,
+    of a single one, three seeds. What has one seed only (a floor) is compared with every seed of the first variant.
 
     Test: tests/test_comparison.py
     """
