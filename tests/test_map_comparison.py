@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -42,9 +43,14 @@ def test_differences_are_paired():
     # a: mean of 0.3 and 0.1; b: 0.2. Two categories give no interval.
     assert (row["comparison"], row["units"], row["difference"]) == ("K=15 - K=5", "2 categories", "+0.200")
     assert row["verdict"] == "not tested on this data"
-    one = example()[example()["category"] == "a"]
+    one = example()  # the same runs as three seeds of one category
+    one.loc[one["category"] == "b", ["category", "seed"]] = ["a", 2]
     row = paired_table(one, [("K=15", "K=5")], ["aupro_0.3"]).iloc[0]
-    assert (row["units"], row["difference"]) == ("2 seeds", "+0.200")
+    differences = np.array([0.3, 0.1, 0.2])
+    half = 4.302652729911275 * differences.std(ddof=1) / np.sqrt(3)
+    assert row["comparison"] == "K=15 - K=5" and row["units"] == "3 seeds"
+    assert row["difference"] == f"+0.200 [{0.2 - half:+.3f}, {0.2 + half:+.3f}]"
+    assert row["verdict"] == "undecided"
 
 
 def test_pairs_without_a_common_run():
