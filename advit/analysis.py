@@ -16,7 +16,7 @@ from advit.discrepancy import association_discrepancy
 from advit.evaluation import Evaluation, judge_maps
 from advit.networks import SCORES
 from advit.precision import unit_images
-from advit.scoring import pixel_maps, score_images
+from advit.scoring import score_images
 
 PROBED = 16  # anomalous test images that a probe looks at
 
@@ -39,8 +39,7 @@ def analyse(
     )
 
     def judge(kind: str) -> Evaluation:
-        maps = pixel_maps(detector.combine(raw, kind), config.evaluation_size, config.map_sigma)
-        return judge_maps(detector, maps, samples, cache)
+        return judge_maps(detector, detector.maps_of(raw, kind), samples, cache)
 
     result = judge(config.score)
     by_kind = {kind: result if PARTS[kind] == PARTS[config.score] else judge(kind) for kind in raw}

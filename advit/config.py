@@ -21,7 +21,7 @@ CHOICES = {
 }
 
 
-MOST = {"depth": 1000, "mask_draws": 1000, "map_sigma": 512}  # beyond, a run would not end
+MOST = {"filter_levels": 16, "depth": 1000, "mask_draws": 1000, "map_sigma": 512}  # beyond, a run would not end
 LARGEST_SEED = 10**12  # with the step number it still fits the generators' 64 bits
 
 
@@ -63,6 +63,7 @@ class ADViTConfig:
     density_context: str = option("self", "the mixture of a patch is predicted from: self, or others (patch masked)")
     density_target: str = option("encoded", "whose density is predicted: encoded features, patch pixels, or filters")
     target_cells: int = option(1, "places per side of a patch with a density of their own, for density_target=filters")
+    filter_levels: int = option(4, "wavelengths of the filters: 4 px, 8 px and so on, each twice the one before")
     target_dim: int = option(24, "whitened principal components kept of the patch pixels")
     density_hidden: int = option(0, "hidden width of the density network; 0 for linear heads")
     log_variance_floor: float = option(-7.0, "lower bound of the mixture's log-variances")
@@ -89,6 +90,7 @@ class ADViTConfig:
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")
+    near_share: float = option(1.0, "what a place's neighbourhood adds to its score counts this much, 0 to 1 (filters)")
     standardise: str = option("image", "unit of a map: statistics per position (position, shrunk), of images, or none")
     mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis, woven into a map this many times as fine")
@@ -130,8 +132,8 @@ class ADViTConfig:
             if kind in (int, float) and f.name != "log_variance_floor" and not 0 <= value < float("inf"):
                 raise ConfigError(f"{f.name}={value}: must be a finite number, zero or more.")
         positive = "image_size patch dim depth heads mlp_dim sigma_max bottleneck decoder_width components target_dim"
-        positive += " epochs batch_size learning_rate mask_draws score_shifts target_cells reconstruction_scale"
-        for name in [*positive.split(), "evaluation_size", "smoothing_eps"]:
+        positive += " epochs batch_size learning_rate mask_draws score_shifts target_cells filter_levels"
+        for name in [*positive.split(), "reconstruction_scale", "evaluation_size", "smoothing_eps"]:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be above zero.")
         for name, most in MOST.items():
@@ -143,8 +145,10 @@ class ADViTConfig:
             raise ConfigError(f"reconstruction_scale={self.reconstruction_scale} does not divide patch={self.patch}.")
         if self.dim % self.heads:
             raise ConfigError(f"dim={self.dim} is not a multiple of heads={self.heads}.")
-        if not self.smoothing_eps < 1 or not 0 < self.mask_share < 1 or not self.top_share <= 1:
-            raise ConfigError("smoothing_eps and mask_share must lie between 0 and 1, top_share at most 1.")
+        if not self.smoothing_eps < 1 or not 0 < self.mask_share < 1:
+            raise ConfigError("smoothing_eps and mask_share must lie between 0 and 1.")
+        if max(self.top_share, self.near_share) > 1:
+            raise ConfigError("top_share and near_share must be at most 1.")
         doubled = (self.score_shifts - 1) * self.patch
         if doubled % (2 * self.score_shifts) or self.patch % self.score_shifts:
             raise ConfigError(
@@ -164,6 +168,12 @@ class ADViTConfig:
         place = self.patch / self.target_cells
         if self.density_target == "filters" and (place < 4 or place % 1):
             raise ConfigError(f"target_cells={self.target_cells}: places of patch={self.patch} need 4 pixels or more.")
+        longest = 2 << self.filter_levels  # px
+        if self.density_target == "filters" and not 8 <= longest <= self.image_size:
+            raise ConfigError(
+                f"filter_levels={self.filter_levels}: the longest wavelength, {longest} px, must be 8 px or more and "
+                f"fit into image_size={self.image_size}."
+            )
         if self.shift >= self.image_size:
             raise ConfigError(f"shift={self.shift}: must be below image_size={self.image_size}.")
         if not -50 <= self.log_variance_floor <= 0:

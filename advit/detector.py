@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from advit.calibration import Standardiser, decision_threshold, fit_standardiser
 from advit.checkpoint import load_checkpoint, save_checkpoint
 from advit.config import ADViTConfig
-from advit.errors import CheckpointError
-from advit.scoring import image_scores, pixel_maps, score_images
+from advit.errors import CheckpointError, TrainingError
+from advit.scoring import fine_side, image_scores, pixel_maps, score_images
 
 CALIBRATION = "calibration.safetensors"
 PARTS = {
@@ -62,7 +62,11 @@ class Detector:
         """
         wanted = PARTS[self.config.score]
         scores = score_images(self.network, load, count, device=device, wanted=wanted, progress=progress)
-        maps = pixel_maps(self.combine(scores), self.config.evaluation_size, self.config.map_sigma)
+        return self.maps_of(scores)
+
+    def maps_of(self, scores: dict[str, np.ndarray], kind: str | None = None) -> np.ndarray:
+        """Scores on the fine grid to anomaly maps ``(n, E, E)``. Raises CheckpointError if one is not finite."""
+        maps = pixel_maps(self.combine(scores, kind), self.config.evaluation_size, self.config.map_sigma)
         if not np.isfinite(maps).all():  # a NaN lies below every threshold and would be called good
             raise CheckpointError(
                 "The run's weights give anomaly maps that are not finite: they are damaged. Train again."
@@ -94,11 +98,20 @@ def calibrate(
     The standardisers use all of them. The threshold is set on those ``kept_out`` of training (on all, if there are
     none), each of them judged by the statistics of all other images, as a new image would be.
 
+    Raises:
+        TrainingError: if the weights give a score that is not finite.
+
     Test: tests/test_detector.py
     """
     config = network.config
     needed = PARTS[config.score]
     scores = score_images(network, load, count, device=device, wanted={*needed, *wanted}, progress=progress)
+    for name, values in scores.items():
+        if not np.isfinite(values).all():
+            raise TrainingError(
+                f"Training ended in weights whose {name} scores are not finite. Lower the step with --set "
+                "learning_rate=... or --set gradient_clip=1, and train again into an empty folder."
+            )
     judging = {name: scores[name] for name in needed}
     maps = np.concatenate([judge_by_others(network, judging, i) for i in kept_out or range(count)])
     judged = image_scores(pixel_maps(maps, config.evaluation_size, config.map_sigma), config.top_share)
@@ -118,7 +131,8 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
     """Detector of a finished run.
 
     Raises:
-        CheckpointError: if its calibration is missing, damaged, another run's, or lacks a standard of the map's scores.
+        CheckpointError: if its calibration is missing, damaged, another run's, lacks a standard of the map's scores,
+            or has one of another size.
 
     Test: tests/test_detector.py
     """
@@ -138,8 +152,9 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
         numbers = [a for s in standardisers.values() for a in (s.mean, s.sd)]
         if not np.isfinite(threshold) or not all(np.isfinite(a).all() for a in numbers):
             raise ValueError("not finite")
-        if any(a.ndim != 2 or a.shape != numbers[0].shape for a in numbers):
-            raise ValueError("maps of other sizes")
+        side = fine_side(network.config)
+        if any(a.shape != (side, side) for a in numbers):
+            raise ValueError(f"standards that are not {side} x {side}")
         return Detector(network, standardisers, threshold)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged or of another version ({error!r}). Train again.") from None

@@ -110,7 +110,7 @@ def _one_set(network: nn.Module, images: Tensor, masks: Tensor | None) -> dict[s
             encoded, _ = network.encode(images, None if mask is None else mask[None], fixed)
             target = full_precision(encoded) if fixed is None else fixed
             mixture = network.density(encoded)
-            score = network.patch_nll(encoded, target, config.density_score)
+            score = network.patch_density(encoded, target)
         weight = mixture.log_weight.exp()
         centre = (weight[..., None] * mixture.mean).sum(dim=-2)
         found = {

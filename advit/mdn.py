@@ -24,6 +24,10 @@ class Mixture:
     mean: Tensor
     log_variance: Tensor
 
+    def marginal(self, count: int) -> Mixture:
+        """The mixture of the first ``count`` dimensions alone: with diagonal covariances the others just drop out."""
+        return Mixture(self.log_weight, self.mean[..., :count], self.log_variance[..., :count])
+
 
 def expected_nll(mixture: Mixture) -> Tensor:
     """What a mixture expects the NLL of its own samples to be, at most, in nats: ``(batch, N)``.

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from advit.attention import AnomalyAttention, Associations
 from advit.config import ADViTConfig
 from advit.decoder import Decoder, ReconstructionVector
-from advit.filters import FEATURES
-from advit.mdn import MixtureDensityNetwork, expected_nll, mixture_nll
+from advit.mdn import Mixture, MixtureDensityNetwork, expected_nll, mixture_nll
 from advit.minimax_attention import Minimax
 from advit.patches import patchify, position_waves
 from advit.precision import full_precision
@@ -33,6 +32,17 @@ class ADViTOutput:
     reconstruction: Tensor
     nll: Tensor
     associations: list[Associations]
+
+
+def density_target(config: ADViTConfig) -> PixelTarget | FilterTarget | None:
+    """The configured vector whose density is predicted; None for the encoded features themselves."""
+    if config.density_target == "pixels":
+        return PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=config.target_dim)
+    if config.density_target == "filters":
+        return FilterTarget(
+            image_size=config.image_size, grid=config.grid, cells=config.target_cells, levels=config.filter_levels
+        )
+    return None
 
 
 class EncoderLayer(nn.Module):
@@ -75,8 +85,9 @@ class ADViT(nn.Module):
         self.config = config
         n, d = config.grid**2, config.dim
         self.embed = nn.Linear(config.patch**2 * CHANNELS, d)
-        filters = config.density_target == "filters"
-        self.embed_features = nn.Linear(config.target_cells**2 * FEATURES, d) if filters else None
+        self.target = density_target(config)
+        filters = isinstance(self.target, FilterTarget)
+        self.embed_features = nn.Linear(config.target_cells**2 * self.target.own, d) if filters else None
         self.position = nn.Parameter(position_waves(config.grid, d)[None])
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(d)
@@ -87,17 +98,10 @@ class ADViT(nn.Module):
             channels=CHANNELS,
             width=config.decoder_width,
         )
-        self.target, width = None, d
-        if config.density_target == "pixels":
-            width = config.target_dim
-            self.target = PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=width)
-        elif filters:
-            width = 2 * FEATURES
-            self.target = FilterTarget(image_size=config.image_size, grid=config.grid, cells=config.target_cells)
         self.mask_token = nn.Parameter(torch.zeros(d)) if config.density_context == "others" else None
         self.density = MixtureDensityNetwork(
             in_dim=d,
-            target_dim=width,
+            target_dim=d if self.target is None else self.target.width,
             components=config.components,
             hidden=config.density_hidden,
             log_variance_floor=config.log_variance_floor,
@@ -119,7 +123,7 @@ class ADViT(nn.Module):
         x = self.embed(patchify(images - 0.5, self.config.patch))
         if self.embed_features is not None:
             target = self.target(images) if target is None else target
-            own = rearrange(target[..., :FEATURES], "b (n s) d -> b n (s d)", n=x.shape[1])
+            own = rearrange(target[..., : self.target.own], "b (n s) d -> b n (s d)", n=x.shape[1])
             x = x + self.embed_features(own)
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
@@ -153,11 +157,27 @@ class ADViT(nn.Module):
         """Features ``(batch, N, d)`` to the reconstruction ``(batch, 3, R, R)`` in [0, 1]."""
         return self.decoder(self.to_vector(features))
 
-    def patch_nll(self, features: Tensor, target: Tensor, score: str = "nll") -> Tensor:
-        """NLL of every place's target under its mixture, in nats per dimension, ``(batch, N places)``.
+    def patch_nll(self, features: Tensor, target: Tensor) -> Tensor:
+        """NLL of every place's target under its mixture, in nats per dimension, ``(batch, N places)``."""
+        return mixture_nll(target, self.density(features)) / target.shape[-1]
 
-        ``score="surprise"``: less what the mixture expects of it (:func:`advit.mdn.expected_nll`).
+    def patch_density(self, features: Tensor, target: Tensor) -> Tensor:
+        """The density's score of every place, ``(batch, N places)``: high where it is unlikely.
+
+        -log p(z), in nats per dimension; with density_score="surprise" less what the mixture expects of it
+        (:func:`advit.mdn.expected_nll`). Of filters, z = (w, v), place and neighbourhood:
+
+        -log p(w) - a log p(v | w), a = near_share: 0 for the place alone, which tells most sharply where a defect is,
+        1 for -log p(w, v), which finds faint ones.
         """
         mixture = self.density(features)
+        score = self._improbable(target, mixture)
+        share, own = self.config.near_share, getattr(self.target, "own", target.shape[-1])
+        if own == target.shape[-1] or share == 1:
+            return score / target.shape[-1]
+        alone = self._improbable(target[..., :own], mixture.marginal(own))
+        return (alone + share * (score - alone)) / (own + share * (target.shape[-1] - own))
+
+    def _improbable(self, target: Tensor, mixture: Mixture) -> Tensor:
         nll = mixture_nll(target, mixture)
-        return (nll - expected_nll(mixture) if score == "surprise" else nll) / target.shape[-1]
+        return nll - expected_nll(mixture) if self.config.density_score == "surprise" else nll

@@ -144,7 +144,7 @@ def patch_scores(
     scores: dict[str, Tensor] = {}
     if "density" in wanted:
         target = full_precision(encoded) if target is None else target
-        scores["density"] = network.patch_nll(encoded, target, config.density_score)
+        scores["density"] = network.patch_density(encoded, target)
     if {"reconstruction", "association"} & set(wanted):
         side = config.patch // config.reconstruction_scale
         error = patchify(shrunk(images, config), side) - patchify(network.reconstruct(encoded), side)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from advit.augment import translate
+from advit.config import ADViTConfig
 from advit.masks import scoring_masks
 from advit.networks import SCORES, by_place, patch_scores
 from advit.patches import patch_map_to_pixels
@@ -23,13 +24,16 @@ def shift_offsets(patch: int, shifts: int) -> list[int]:
     return [int((k - (shifts - 1) / 2) * patch / shifts) for k in range(shifts)]
 
 
+def fine_side(config: ADViTConfig) -> int:
+    """Side G of the fine grid: places that get a score of their own along one side of an image."""
+    return config.score_shifts * config.target_cells * config.grid
+
+
 @torch.inference_mode()
 def score_batch(
     network: nn.Module, images: Tensor, seed: int = 0, wanted: Collection[str] = SCORES
 ) -> dict[str, Tensor]:
     """Scores of ``images (batch, 3, H, H)`` on the fine grid: ``(batch, G, G)`` each.
-
-    G = score_shifts * target_cells * H / p.
 
     With density_context="others" the density of a patch is read where that patch was masked, its discrepancy where
     it was not (its query is then its own); the other scores are averaged over the masks. The masks follow from ``seed``

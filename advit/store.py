@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from advit.calibration import held_out
 from advit.config import ADViTConfig
 from advit.data import Category, open_category
-from advit.errors import AdvitError
+from advit.errors import AdvitError, TrainingError
 from advit.files import exclusive
 from advit.precision import resolve_precision
 from advit.runs import EXAMPLE, METRICS, PATCHES, identity_of, train_run
@@ -235,14 +235,21 @@ def one_thread() -> Iterator[None]:
 
 
 def train_spec(spec: RunSpec, store: Path, device: torch.device) -> None:
-    """Train, calibrate and analyse one run in its folder of the store; nothing to do if it is finished."""
+    """Train, calibrate and analyse one run in its folder of the store; nothing to do if it is finished.
+
+    Raises TrainingError naming category, seed and folder.
+    """
     folder = spec.folder(store)
     with exclusive(folder.with_name(f".{folder.name}.lock")), one_thread():
-        if stored_record(spec, store) is None:
+        if stored_record(spec, store) is not None:
+            return
+        try:
             train_run(
                 open_category(spec.root, spec.category), spec.config, seed=spec.seed, out=folder, device=device,
                 resume=True, progress=False, pictures=spec.pictures, study=True,
             )  # fmt: skip
+        except TrainingError as error:
+            raise TrainingError(f"{spec.category}, seed {spec.seed}, in {folder}: {error}") from error
 
 
 def make_spec(

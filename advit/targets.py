@@ -8,11 +8,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from advit.filters import FEATURES, FilterBank, window_rows
+from advit.filters import FilterBank, feature_count, window_rows
 from advit.moments import Moments, prior_strength, whitening
 from advit.patches import patchify
 
 NEAR = 1.0  # places: sd of the Gaussian around a place that makes its neighbourhood
+RASTER, PLACES = "b d (gh i) (gw j)", "b (gh gw i j) d"  # of values per place: as they lie, and patch by patch
 LEAST_NEAR = 0.01  # of a white feature's variance: its mean over a neighbourhood is taken to vary that much at least
 
 
@@ -30,7 +31,7 @@ class PixelTarget(nn.Module):
 
     def __init__(self, *, patch: int, channels: int, target_dim: int) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch, self.width = patch, target_dim
         self.register_buffer("mean", torch.zeros(patch * patch * channels))
         self.register_buffer("whitening", torch.zeros(patch * patch * channels, target_dim))
 
@@ -64,7 +65,7 @@ class PixelTarget(nn.Module):
 class FilterTarget(nn.Module):
     """z_u = (w_u, V s_u): filter features of each place u and of its neighbourhood, white among defect-free images.
 
-    A patch has ``cells`` x ``cells`` places; a place's 24 features f_u are those of :class:`advit.filters.FilterBank`.
+    A patch has ``cells`` x ``cells`` places; a place's D features f_u are those of :class:`advit.filters.FilterBank`.
 
     - w_u = W_u^T (f_u - m_u). m_u and C_u are mean and covariance over training images at this place, C_u shrunk
       towards the mean covariance of all places (:func:`advit.moments.shrunk_covariance`, as strongly as suits held-out
@@ -78,42 +79,45 @@ class FilterTarget(nn.Module):
     scales.
 
     Args:
-        image_size: H. grid: patches along one side. cells: places along one side of a patch.
+        image_size: H. grid: patches along one side. cells: places along one side of a patch. levels: of the filters.
+
+    ``own`` is D, ``width`` that of the whole target, 2 D.
 
     Chosen: the paper does not say what its density describes. Test: tests/test_eq_targets.py
     """
 
-    def __init__(self, *, image_size: int, grid: int, cells: int) -> None:
+    def __init__(self, *, image_size: int, grid: int, cells: int, levels: int) -> None:
         super().__init__()
-        side = grid * cells
-        self.cells, self.bank = cells, FilterBank(image_size=image_size, grid=side)
-        self.register_buffer("mean", torch.zeros(side**2, FEATURES))
-        self.register_buffer("whitening", torch.zeros(side**2, FEATURES, FEATURES))
-        self.register_buffer("near", torch.eye(FEATURES))
+        side, self.own = grid * cells, feature_count(levels)
+        self.cells, self.width = cells, 2 * self.own
+        self.bank = FilterBank(image_size=image_size, grid=side, levels=levels)
+        self.register_buffer("mean", torch.zeros(side**2, self.own))
+        self.register_buffer("whitening", torch.zeros(side**2, self.own, self.own))
+        self.register_buffer("near", torch.eye(self.own))
         self.register_buffer("window", window_rows(side, side, NEAR).real.float(), persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
-        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 24)``; the places of a patch follow each other."""
-        order = "b d (gh i) (gw j) -> b (gh gw i j) d"
-        return rearrange(self.bank(images), order, i=self.cells, j=self.cells)
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, D)``; the places of a patch follow each other."""
+        return self._places(self.bank(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 48)`` targets: w, then V s."""
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 2 D)`` targets: w, then V s."""
         with torch.autocast(images.device.type, enabled=False):
             w = torch.einsum("bud,ude->bue", self.features(images) - self.mean, self.whitening)
             return torch.cat([w, self.neighbourhood(w) @ self.near], dim=-1)
 
     def neighbourhood(self, w: Tensor) -> Tensor:
         """s_u of ``w (batch, N cells^2, D)``: Gaussian means over the places around each, cut at the border."""
-        side = len(self.window)
-        split = {"gh": side // self.cells, "gw": side // self.cells, "i": self.cells, "j": self.cells}
-        grid = rearrange(w, "b (gh gw i j) d -> b d (gh i) (gw j)", **split)
-        mean = self.window @ grid @ self.window.T
-        return rearrange(mean, "b d (gh i) (gw j) -> b (gh gw i j) d", i=self.cells, j=self.cells)
+        grid = len(self.window) // self.cells
+        sizes = {"gh": grid, "gw": grid, "i": self.cells, "j": self.cells}
+        return self._places(self.window @ rearrange(w, f"{PLACES} -> {RASTER}", **sizes) @ self.window.T)
+
+    def _places(self, raster: Tensor) -> Tensor:
+        return rearrange(raster, f"{RASTER} -> {PLACES}", i=self.cells, j=self.cells)
 
     @torch.no_grad()
     def fit(self, groups: Iterable[Tensor], images: Iterable[Tensor] = ()) -> None:
-        """Set m and W from defect-free images, then V, in float64.
+        """Set m and W from defect-free images, then V, in float64. Features of all images would take too much memory.
 
         Args:
             groups: one batch per image: the image itself, then changed copies of it, all of which count as one.
@@ -139,7 +143,7 @@ class FilterTarget(nn.Module):
 
         Each image is taken under mean and W of the half it is not in.
         """
-        total, count = torch.zeros(FEATURES, FEATURES, dtype=torch.float64, device=self.mean.device), 0
+        total, count = torch.zeros(self.own, self.own, dtype=torch.float64, device=self.mean.device), 0
         for i, image in enumerate(images):
             mean, whiten = seen[i % 2]
             f = self.features(image.to(self.bank.opponent.dtype)).double()

@@ -9,7 +9,7 @@ import advit.detector as module
 from advit.calibration import Standardiser, decision_threshold, fit_standardiser
 from advit.config import with_options
 from advit.detector import Detector, calibrate, judge_by_others, load_calibration
-from advit.errors import CheckpointError
+from advit.errors import CheckpointError, TrainingError
 from advit.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def network(**options):
     net = nn.Identity()
-    small = {"evaluation_size": 8, "map_sigma": 0.0, "standardise": "position"}
+    small = {"evaluation_size": 8, "map_sigma": 0.0, "standardise": "position", "image_size": 32, "target_cells": 1}
     net.config = with_options(PRESETS["quick"], {**small, **options})
     return net
 
@@ -98,9 +98,22 @@ def test_a_calibration_may_hold_more_standards_than_the_map_needs(tmp_path, scor
     assert np.array_equal(detector.combine({k: np.full((1, 2, 2), 5.0) for k in stored}), np.full((1, 2, 2), 0.5))
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (4,)])
-def test_standards_of_different_sizes_are_refused(tmp_path, shape):
-    odd = Standardiser(np.zeros(shape), np.ones(shape), 0.0, False)
-    save(tmp_path, density=standard(3, 4), reconstruction=odd)
-    with pytest.raises(CheckpointError, match="maps of other sizes"):
+@pytest.mark.parametrize("shape", [(3, 3), (4,), ()])
+@pytest.mark.parametrize("name", ["density", "reconstruction", "association"])
+def test_standards_of_another_size_than_the_network_s_grid_are_refused(tmp_path, shape, name):
+    standards = {n: standard(3, 4) for n in ("density", "reconstruction", "association")}
+    save(tmp_path, **standards | {name: Standardiser(np.zeros(shape), np.ones(shape), 0.0, False)})
+    with pytest.raises(CheckpointError, match="standards that are not 2 x 2"):
         load_calibration(network(score="combined"), tmp_path, {"seed": 0})
+
+
+def test_scores_that_are_not_finite_end_training_and_no_map_is_made_of_them(monkeypatch):
+    scores = {"density": np.ones((6, 2, 2)), "discrepancy": np.ones((6, 2, 2))}
+    scores["discrepancy"][3, 1, 0] = np.nan
+    monkeypatch.setattr(module, "score_images", lambda *a, **k: scores)
+    with pytest.raises(TrainingError, match="weights whose discrepancy scores are not finite"):
+        calibrate(network(), None, 6, [], CPU, wanted=["discrepancy"])
+    detector = Detector(network(), {name: standard(3, 2) for name in scores}, 0.0)
+    assert np.isfinite(detector.maps_of(scores)).all()
+    with pytest.raises(CheckpointError, match="not finite"):
+        detector.maps_of(scores, "discrepancy")

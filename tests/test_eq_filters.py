@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from advit.filters import (
-    BRIGHTNESS_SPREADS,
-    COLOUR_SPREADS,
     COLOUR_UNIT,
     COLOURED,
-    FEATURES,
-    LEVELS,
     OPPONENT,
     ORIENTATIONS,
+    SPREADS,
     WAVELENGTH,
     FilterBank,
+    feature_count,
     window_rows,
 )
 
+LEVELS = 4
+FEATURES = feature_count(LEVELS)
 TEXTURES = LEVELS * ORIENTATIONS
 BRIGHTNESS = TEXTURES + 2  # after the texture of two colours
 COLOURS = slice(BRIGHTNESS + 2, None)
@@ -79,15 +79,21 @@ def loops(image, grid, row, column):
 
 
 def test_the_bank_s_constants_are_those_of_its_docstring():
-    assert (LEVELS, WAVELENGTH, COLOURED, ORIENTATIONS) == (4, 4, 1, 4)
-    assert (BRIGHTNESS_SPREADS, COLOUR_SPREADS, COLOUR_UNIT) == ((4, 16), (4, 16), 60)
-    assert FEATURES == 16 + 2 + 2 + 4 == 24
+    assert (WAVELENGTH, COLOURED, ORIENTATIONS) == (4, 1, 4)
+    assert (SPREADS, COLOUR_UNIT) == ((4, 16), 60)
+    assert feature_count(4) == 16 + 2 + 2 + 4 == 24 and feature_count(3) == 20
+
+
+def test_fewer_levels_leave_out_the_longest_wavelengths_and_change_nothing_else():
+    x = images(64)
+    three, four = (FilterBank(image_size=64, grid=4, levels=levels)(x) for levels in (3, 4))
+    assert torch.equal(three, torch.cat([four[:, : 3 * ORIENTATIONS], four[:, TEXTURES:]], dim=1))
 
 
 @pytest.mark.parametrize("size, grid, row, column", [(16, 2, 1, 0), (24, 3, 1, 2), (32, 2, 0, 1)])
 def test_every_filter_at_one_place_against_loops(size, grid, row, column):
     x = images(size)
-    found = FilterBank(image_size=size, grid=grid)(x)
+    found = FilterBank(image_size=size, grid=grid, levels=LEVELS)(x)
     assert found.shape == (2, FEATURES, grid, grid)
     assert found[1, :, row, column].tolist() == pytest.approx(loops(x[1], grid, row, column), rel=2e-5, abs=1e-5)
 
@@ -108,7 +114,7 @@ def test_a_grating_answers_strongest_in_its_own_channel(k, o):
     """A wave along the direction o, of the amplitude a: its own filter answers a / 2, the envelope's sum being 1."""
     wavelength, angle = WAVELENGTH * 2**k, math.pi * o / ORIENTATIONS
     wave = grating(192, wavelength, angle)
-    found = FilterBank(image_size=192, grid=6)((0.5 + 0.3 * wave).expand(1, 3, -1, -1))[0, :TEXTURES]
+    found = FilterBank(image_size=192, grid=6, levels=LEVELS)((0.5 + 0.3 * wave).expand(1, 3, -1, -1))[0, :TEXTURES]
     inner = found[:, 2:4, 2:4]
     assert (inner.argmax(dim=0) == k * ORIENTATIONS + o).all()
     left = passed(math.cos(angle) / wavelength, 2**k) * passed(math.sin(angle) / wavelength, 2**k)
@@ -123,7 +129,7 @@ def test_a_grating_of_one_colour_alone_is_texture_of_that_colour_alone(c, o):
     change = torch.linalg.inv(torch.tensor(OPPONENT))[:, 1 + c]  # moves this colour by 1, the other two not at all
     x = 0.5 + 0.2 * change[:, None, None] * grating(96, 8.0, angle)
     assert x.min() >= 0 and x.max() <= 1
-    bank = FilterBank(image_size=96, grid=6)
+    bank = FilterBank(image_size=96, grid=6, levels=LEVELS)
     found, plain = (bank(v[None])[0, :, 2:4, 2:4] for v in (x, torch.full_like(x, 0.5)))
     other = [*range(TEXTURES), TEXTURES + 1 - c, BRIGHTNESS, BRIGHTNESS + 1]
     assert torch.allclose(found[other], plain[other], atol=2e-3)
@@ -134,14 +140,14 @@ def test_a_grating_of_one_colour_alone_is_texture_of_that_colour_alone(c, o):
 
 def test_a_grey_image_has_no_colour_and_its_own_brightness():
     grey = images(32)[:, :1].expand(-1, 3, -1, -1)
-    found = FilterBank(image_size=32, grid=4)(grey)
+    found = FilterBank(image_size=32, grid=4, levels=LEVELS)(grey)
     assert found[:, TEXTURES:BRIGHTNESS].abs().max() < 2e-4 and found[:, COLOURS].abs().max() < 1e-5
-    plain = FilterBank(image_size=32, grid=4)(torch.full((1, 3, 32, 32), 0.4))
+    plain = FilterBank(image_size=32, grid=4, levels=LEVELS)(torch.full((1, 3, 32, 32), 0.4))
     assert plain[0, BRIGHTNESS : BRIGHTNESS + 2].expm1().flatten().tolist() == pytest.approx([102.0] * 32, rel=1e-4)
 
 
 def test_colours_are_opposed_red_to_green_and_yellow_to_blue():
-    bank = FilterBank(image_size=32, grid=2)
+    bank = FilterBank(image_size=32, grid=2, levels=LEVELS)
     red, green, blue = (torch.eye(3)[c].view(1, 3, 1, 1).expand(1, 3, 32, 32) for c in range(3))
     assert bank(red)[0, COLOURS, 0, 1].tolist() == pytest.approx([127.5 / 60, 63.75 / 60] * 2, rel=1e-5)
     assert bank(green)[0, COLOURS, 0, 1].tolist() == pytest.approx([-127.5 / 60, 63.75 / 60] * 2, rel=1e-5)
@@ -150,7 +156,7 @@ def test_colours_are_opposed_red_to_green_and_yellow_to_blue():
 
 def test_values_move_with_the_image():
     """By whole places, far enough from the border that no envelope is cut."""
-    bank, x = FilterBank(image_size=256, grid=16), images(256)
+    bank, x = FilterBank(image_size=256, grid=16, levels=LEVELS), images(256)
     moved = bank(x.roll((16, -16), (2, 3)))[:, :, 8, 7]
     assert torch.allclose(moved, bank(x)[:, :, 7, 8], atol=1e-4)
     assert (moved - bank(x)[:, :, 8, 7]).abs().max() > 0.05
@@ -158,7 +164,7 @@ def test_values_move_with_the_image():
 
 @pytest.mark.parametrize("grid", [4, 8])
 def test_small_images_and_places_have_finite_features(grid):
-    bank = FilterBank(image_size=32, grid=grid)
+    bank = FilterBank(image_size=32, grid=grid, levels=LEVELS)
     for x in (images(32, 3), torch.zeros(3, 3, 32, 32), torch.ones(3, 3, 32, 32)):
         found = bank(x)
         assert found.shape == (3, FEATURES, grid, grid) and found.isfinite().all()
@@ -172,7 +178,7 @@ def test_windows_sum_to_one_and_lie_in_the_middle_of_equal_parts():
 
 
 def test_an_image_does_not_depend_on_its_batch_nor_on_autocast():
-    bank, x = FilterBank(image_size=32, grid=4), images(32, 3)
+    bank, x = FilterBank(image_size=32, grid=4, levels=LEVELS), images(32, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.allclose(bank(x)[1:2], bank(x[1:2]), atol=1e-5)
         assert bank(x).dtype == torch.float32

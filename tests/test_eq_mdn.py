@@ -153,3 +153,16 @@ def test_places_are_independent_mixtures_that_follow_each_other_in_a_patch(hidde
         for name in ("log_weight", "mean", "log_variance"):
             assert torch.allclose(getattr(found, name)[:, s::3], getattr(alone, name), atol=1e-6)
     assert not torch.allclose(found.mean[:, 0::3], found.mean[:, 1::3], atol=0.01)
+
+
+def test_the_marginal_is_the_joint_density_integrated_over_the_other_dimensions():
+    """By the trapezoidal rule over a grid of the last dimension."""
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    m = Mixture(torch.log_softmax(draw(1, 1, 3), -1), draw(1, 1, 3, 3), draw(1, 1, 3, 3) / 2)
+    start, last = draw(2), torch.linspace(-30, 30, 60_001, dtype=torch.float64)
+    z = torch.cat([start.expand(len(last), 2), last[:, None]], dim=1)[None]
+    shared = Mixture(*(x.expand(-1, len(last), *x.shape[2:]) for x in vars(m).values()))
+    integral = torch.trapezoid(torch.exp(-mixture_nll(z, shared))[0], last)
+    assert mixture_nll(start[None, None], m.marginal(2)).item() == pytest.approx(-math.log(integral), rel=1e-9)
+    assert torch.equal(mixture_nll(z, shared.marginal(3)), mixture_nll(z, shared))

@@ -6,10 +6,12 @@ import torch
 
 from advit.augment import augment
 from advit.config import ADViTConfig, with_options
-from advit.filters import FEATURES
+from advit.filters import feature_count
 from advit.moments import STRENGTHS, Moments, prior_strength
 from advit.networks import build_network, fit_target
 from advit.targets import LEAST_NEAR, FilterTarget, PixelTarget
+
+FEATURES = feature_count(4)
 
 
 def images(n=6, size=16, seed=0):
@@ -59,7 +61,7 @@ def textures(n, size=32, seed=0):
 
 
 def filter_target(size=32, grid=2, cells=1):
-    return FilterTarget(image_size=size, grid=grid, cells=cells).double()
+    return FilterTarget(image_size=size, grid=grid, cells=cells, levels=4).double()
 
 
 def test_filter_targets_are_white_at_every_place_among_many_images():

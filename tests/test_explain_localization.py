@@ -11,7 +11,7 @@ from advit.calibration import fit_standardiser
 from advit.config import ADViTConfig, with_options
 from advit.detector import Detector
 from advit.explain_localization import density_steps, pro_points
-from advit.filters import FEATURES
+from advit.filters import feature_count
 from advit.masks import scoring_masks
 from advit.metrics import aupro, pro_curve
 from advit.networks import build_network
@@ -24,6 +24,7 @@ SMALL = with_options(
          density_hidden=16, evaluation_size=64),
 )  # fmt: skip
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+FEATURES = feature_count(4)
 MASK = np.zeros((64, 64), bool)
 OTHERS = dict(density_context="others", density_target="pixels")
 FILTERS = dict(density_context="others", density_target="filters", target_cells=2, mask_blocks="1,2,all")

@@ -1,10 +1,12 @@
 """model.py: shapes, parameter count, noise in training mode only, gradients that reach every parameter."""
 
+import math
+
 import pytest
 import torch
 
 from advit.config import ADViTConfig, with_options
-from advit.filters import FEATURES
+from advit.filters import feature_count
 from advit.masks import random_masks
 from advit.model import EncoderLayer
 from advit.networks import build_network, by_place, shrunk, training_terms
@@ -16,6 +18,7 @@ SMALL = with_options(
     dict(image_size=32, patch=8, dim=24, depth=2, heads=3, mlp_dim=32, bottleneck=16, components=2,
          density_hidden=8, target_dim=6),
 )  # fmt: skip
+FEATURES = feature_count(4)
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 CONTEXTS = [("self", "encoded"), ("self", "pixels"), ("others", "pixels"), ("others", "filters")]
 
@@ -167,15 +170,45 @@ def test_only_hidden_places_are_trained_on_and_by_their_nll_whatever_the_score()
     assert terms == pytest.approx([sum(hidden) / len(hidden)] * 2, rel=1e-5)
 
 
-def test_surprise_is_the_nll_less_what_the_mixture_expects():
-    from advit.mdn import expected_nll
+@pytest.mark.parametrize("score", ["nll", "surprise"])
+def test_the_score_is_that_of_the_place_and_a_share_of_what_its_neighbourhood_adds(score):
+    """By loops in float64: -log p(w) - a log p(v | w), per dimension; the surprise is that less what is expected."""
+    network = filtering(**CELLS, density_score=score)
+    with torch.no_grad():
+        encoded, _ = network.encode(IMAGES)
+        target, mixture = network.target(IMAGES), network.density(encoded)
+        found = {}
+        for share in (0.0, 0.25, 1.0):
+            network.config = with_options(network.config, {"near_share": share})
+            found[share] = network.patch_density(encoded, target)[1, 7].item()
+    log_weight, mean, log_variance = (x[1, 7].double().tolist() for x in vars(mixture).values())
+    values = target[1, 7].double().tolist()
 
-    network = build_network(config("others", "filters", **CELLS), 0)
-    network.target.fit([IMAGES])
+    def improbable(count):
+        likelihood = expected = 0.0
+        for k, log_w in enumerate(log_weight):
+            log, entropy = log_w, -log_w
+            for d in range(count):
+                squared = (values[d] - mean[k][d]) ** 2 * math.exp(-log_variance[k][d])
+                log -= 0.5 * (squared + log_variance[k][d] + math.log(2 * math.pi))
+                entropy += 0.5 * (1 + math.log(2 * math.pi) + log_variance[k][d])
+            likelihood, expected = likelihood + math.exp(log), expected + math.exp(log_w) * entropy
+        return -math.log(likelihood) - (expected if score == "surprise" else 0)
+
+    alone, both = improbable(FEATURES), improbable(2 * FEATURES)
+    assert abs(alone - both) > 1
+    for share, value in found.items():
+        expected = (alone + share * (both - alone)) / (FEATURES * (1 + share))
+        assert value == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("target", ["pixels", "encoded"])
+def test_targets_without_a_neighbourhood_have_the_plain_nll(target):
+    network = build_network(config("self", target, near_share=0.3), 0).eval()
     encoded, _ = network.encode(IMAGES)
-    target = network.target(IMAGES)
-    nll, surprise = (network.patch_nll(encoded, target, score) for score in ("nll", "surprise"))
-    assert torch.allclose(nll - surprise, expected_nll(network.density(encoded)) / (2 * FEATURES), atol=1e-5)
+    fixed = encoded.detach() if network.target is None else network.target(IMAGES)
+    network.config = with_options(network.config, {"density_score": "nll"})
+    assert torch.equal(network.patch_density(encoded, fixed), network.patch_nll(encoded, fixed))
 
 
 def filtering(context="others", **options):

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from advit.config import ADViTConfig, with_options
 from advit.discrepancy import association_discrepancy
-from advit.filters import FEATURES
+from advit.filters import feature_count
 from advit.masks import scoring_masks
 from advit.networks import SCORES, build_network, patch_scores
 from advit.presets import PRESETS
@@ -22,6 +22,7 @@ SMALL = with_options(
 )  # fmt: skip
 
 
+FEATURES = feature_count(4)
 FILTERS = dict(density_target="filters", target_cells=2, score_shifts=1, mask_blocks="1,2,all", mask_share=0.3)
 
 
