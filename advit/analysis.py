@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from advit.cache import ImageCache
-from advit.data import Sample
 from advit.detector import PARTS, Detector
 from advit.discrepancy import association_discrepancy
 from advit.evaluation import Evaluation, judge_maps
 from advit.networks import SCORES
 from advit.precision import unit_images
+from advit.samples import Sample
 from advit.scoring import score_images
 
 PROBED = 16  # anomalous test images that a probe looks at

@@ -11,8 +11,8 @@ from torch import nn
 
 from advit.analysis import defect_share, patch_groups
 from advit.cache import ImageCache
-from advit.data import Sample
 from advit.explain import association_view, reach
+from advit.samples import Sample
 from advit.stats import superiority, verdict
 
 Groups = tuple[list[np.ndarray], list[np.ndarray]]

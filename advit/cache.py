@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from advit.data import Sample
 from advit.images import read_image, read_mask, resize_image, resize_mask
+from advit.samples import Sample
 
 
 class ImageCache(Dataset):

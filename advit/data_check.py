@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
-from advit.data import Category, Sample, file_digest, scan_category
+from advit.data import file_digest, scan_category
 from advit.errors import DataError
 from advit.images import check_mask_size, read_image, read_mask, resize_image, resize_mask
+from advit.samples import Category, Sample
 
 THUMBNAIL = 32
 PREVIEW = 1024

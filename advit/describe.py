@@ -11,10 +11,10 @@ from scipy.ndimage import label
 
 from advit.baselines import finished, greys, moments
 from advit.cache import ImageCache
-from advit.data import Category, Sample
 from advit.evaluation import all_metrics
 from advit.images import read_image, read_mask
 from advit.metrics import EIGHT_CONNECTED
+from advit.samples import Category, Sample
 from advit.tables import METRIC_KEYS
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from advit.cache import ImageCache
-from advit.data import Sample
 from advit.detector import Detector
 from advit.metrics import image_metrics, pixel_metrics
+from advit.samples import Sample
 
 IMAGE_KEYS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_KEYS = ("pixel_auroc", "pixel_ap", "aupro_0.3", "aupro_0.05")

@@ -11,13 +11,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from advit.cache import ImageCache
-from advit.data import Category, open_category
+from advit.data import open_category
 from advit.detector import Detector
 from advit.errors import CheckpointError, DataError
 from advit.files import atomic
 from advit.images import read_image
 from advit.localize import map_at_size
 from advit.runs import CONFIG, load_run, read_config
+from advit.samples import Category
 
 FORMATS = ("mvtec",)
 

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from advit.baselines import METHODS
 from advit.cache import ImageCache
-from advit.data import Category
 from advit.evaluation import all_metrics
 from advit.files import exclusive, write_json
+from advit.samples import Category
 from advit.store import code_digest, content_key
 from advit.tables import METRIC_KEYS
 

@@ -14,11 +14,11 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from advit.data import IMAGE_SUFFIXES
 from advit.detector import Detector
 from advit.errors import DataError
 from advit.files import atomic, write_text
 from advit.images import read_image, resize_image
+from advit.listing import IMAGE_SUFFIXES
 from advit.plots import MAP_COLOURS
 from advit.runs import score_cells
 

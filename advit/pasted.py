@@ -22,10 +22,12 @@ from PIL import Image
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from advit.data import HOLD_OUT, Category, data_digest
+from advit.data import data_digest
 from advit.errors import DataError
 from advit.files import exclusive
 from advit.images import read_image, resize_image
+from advit.layouts import HOLD_OUT
+from advit.samples import Category
 
 AREA = (0.001, 0.4)  # share of the image that a defect covers; a draw outside is drawn again
 VISIBLE = 8.0  # grey levels: a smaller change is no defect

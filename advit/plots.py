@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from advit.cache import ImageCache
-from advit.data import Category
 from advit.evaluation import Evaluation
 from advit.files import atomic
+from advit.samples import Category
 
 MAP_COLOURS = "magma"
 TRUTH, DECISION = "#00e5ff", "#ffffff"

@@ -16,13 +16,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from advit.data import GOOD, Sample
 from advit.detector import PARTS, Detector
 from advit.images import read_mask, resize_mask
 from advit.losses import ssim
 from advit.metrics import image_metrics, pixel_metrics
 from advit.precision import unit_images
 from advit.public_geometry import aligned_corners, crop_centre, grow_mask
+from advit.samples import GOOD, Sample
 from advit.scoring import image_scores, pixel_maps, score_images
 from advit.vt_adl import VTADL
 

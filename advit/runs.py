@@ -18,7 +18,7 @@ from advit.cache import ImageCache
 from advit.calibration import held_out
 from advit.checkpoint import load_checkpoint, require_shapes, restore
 from advit.config import ADViTConfig, require_seed, with_options
-from advit.data import Category, data_digest
+from advit.data import data_digest
 from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
 from advit.errors import CheckpointError, ConfigError, DataError
 from advit.evaluation import Evaluation, evaluate
@@ -27,6 +27,7 @@ from advit.networks import SCORES, build_network, fit_target
 from advit.plots import contact_sheet
 from advit.precision import resolve_precision
 from advit.results import code_version, device_name, provenance, versions
+from advit.samples import Category
 from advit.training import CHECKPOINT, fit, require_identity
 
 CONFIG, METRICS, SCORES_CSV, SHEET = "config.json", "metrics.json", "scores.csv", "contact_sheet.png"

@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from advit.calibration import held_out
 from advit.config import ADViTConfig
-from advit.data import Category, open_category
+from advit.data import open_category
 from advit.errors import AdvitError, TrainingError
 from advit.files import exclusive
 from advit.precision import resolve_precision
 from advit.runs import EXAMPLE, METRICS, PATCHES, identity_of, train_run
+from advit.samples import Category
 from advit.training import LOG, total_steps
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left {postfix}"

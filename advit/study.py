@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from advit.cache import ImageCache
 from advit.config import ADViTConfig
-from advit.data import Category, data_digest, list_categories, open_category
+from advit.data import data_digest, list_categories, open_category
 from advit.detector import Detector
 from advit.errors import ConfigError, DataError, nearest
 from advit.floors import floor_table
@@ -25,6 +25,7 @@ from advit.plots import save_figure
 from advit.profiles import Experiment, Profile, experiments, find_profile
 from advit.results import PACKAGES, versions
 from advit.runs import EXAMPLE, PATCHES, load_run
+from advit.samples import Category
 from advit.store import RunSpec, make_spec, require_runs, stored_record
 from advit.synthetic import embedded_root
 from advit.tables import METRIC_KEYS, Table

@@ -6,11 +6,12 @@ import torch
 
 from advit.analysis import analyse, defect_share, discrepancy_probe, patch_groups
 from advit.cache import ImageCache
-from advit.data import Sample, open_category
+from advit.data import open_category
 from advit.detector import calibrate
 from advit.evaluation import evaluate
 from advit.networks import SCORES, build_network, fit_target
 from advit.profiles import PROFILES
+from advit.samples import Sample
 
 CPU = torch.device("cpu")
 CONFIG = PROFILES["smoke"].base

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from advit.data import Sample
 from advit.evaluation import IMAGE_KEYS, PIXEL_KEYS, all_metrics
 from advit.results import PACKAGES, code_version, provenance
+from advit.samples import Sample
 
 HERE = Path("x.png")
 

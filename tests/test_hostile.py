@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from advit import cli
 from advit.checkpoint import load_checkpoint
 from advit.config import ADViTConfig, parse_options, with_options
-from advit.data import IMAGE_SUFFIXES, list_categories, open_category, scan_category
+from advit.data import list_categories, open_category, scan_category
 from advit.errors import AdvitError, CheckpointError, ConfigError, DataError
+from advit.listing import IMAGE_SUFFIXES
 from advit.presets import PRESETS
 from advit.runs import load_run, read_config, train_run
 from advit.synthetic import write_dataset

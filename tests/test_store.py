@@ -86,6 +86,17 @@ def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path)
     assert stored_record(spec(category), tmp_path)["image_auroc"] > 0 and weights(folder) == before
 
 
+def test_a_run_that_cannot_be_trained_is_named(category, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        raise TrainingError("The density term became nan.")
+
+    monkeypatch.setattr(store_module, "train_run", diverge)
+    with pytest.raises(TrainingError) as error:
+        require_runs([spec(category, 3)], tmp_path, CPU, processes=1, progress=False)
+    folder = spec(category, 3).folder(tmp_path)
+    assert str(error.value) == f"weave, seed 3, in {folder}: The density term became nan."
+
+
 @pytest.mark.slow
 def test_an_error_in_a_process_arrives_with_its_message(category, tmp_path):
     bad = replace(CONFIG, learning_rate=1e300, gradient_clip=0.0)
