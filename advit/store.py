@@ -185,9 +185,12 @@ def steps_of(spec: RunSpec) -> int:
 
 
 def work(spec: RunSpec) -> float:
-    """How long a run takes, roughly: steps times images times pixels, those of the public decoder included."""
-    pixels = spec.config.image_size**2 + 512**2 * (spec.config.model == "vt_adl")
-    return steps_of(spec) * spec.config.batch_size * float(pixels)
+    """How long a run takes, roughly: images seen in training, target fitting (some three times as many steps' worth
+    per training image, with its changed copies) and scoring, times pixels, those of the public decoder included.
+    """
+    category = open_category(spec.root, spec.category)
+    seen = steps_of(spec) * spec.config.batch_size + 3 * len(category.train) + len(category.test)
+    return seen * float(spec.config.image_size**2 + 512**2 * (spec.config.model == "vt_adl"))
 
 
 def steps_logged(folder: Path) -> int:

@@ -19,7 +19,7 @@ from advit.data import data_digest, open_category
 from advit.errors import AdvitError, TrainingError
 from advit.profiles import PROFILES
 from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET
-from advit.store import code_digest, decisive_modules, make_spec, require_runs, statements, stored_record
+from advit.store import code_digest, decisive_modules, make_spec, require_runs, statements, stored_record, work
 from advit.synthetic import write_dataset
 
 CPU = torch.device("cpu")
@@ -84,6 +84,13 @@ def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path)
     (folder / METRICS).write_text('{"image_auroc": 0.')
     require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
     assert stored_record(spec(category), tmp_path)["image_auroc"] > 0 and weights(folder) == before
+
+
+def test_a_run_of_one_step_still_fits_its_target_and_scores(category):
+    """Else the bar would stand at 99 % for minutes when runs of one step and of hundreds go together."""
+    one, many = (work(spec(category, config=replace(CONFIG, max_steps=steps))) for steps in (1, 10))
+    images = CONFIG.batch_size + 3 * len(category.train) + len(category.test)
+    assert one == images * CONFIG.image_size**2 and many - one == 9 * CONFIG.batch_size * CONFIG.image_size**2
 
 
 def test_a_run_that_cannot_be_trained_is_named(category, tmp_path, monkeypatch):
