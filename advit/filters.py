@@ -47,6 +47,8 @@ class Bands(nn.Module):
 
     The rows of :func:`window_rows` for all ``waves``, in blocks of neighbouring places: a block takes only the pixels
     that its windows reach, which saves most of the work of a product with whole rows.
+
+    Test: tests/test_eq_filters.py
     """
 
     def __init__(self, *, size: int, count: int, spread: float, waves: Sequence[float]) -> None:
@@ -79,6 +81,8 @@ class Gabor(nn.Module):
 
     Args:
         size: of the square image. count: places along either axis. wavelength: 1 / f, in pixels.
+
+    Test: tests/test_eq_filters.py
     """
 
     def __init__(self, *, size: int, count: int, wavelength: float) -> None:

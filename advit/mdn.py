@@ -25,7 +25,10 @@ class Mixture:
     log_variance: Tensor
 
     def marginal(self, count: int) -> Mixture:
-        """The mixture of the first ``count`` dimensions alone: with diagonal covariances the others just drop out."""
+        """The mixture of the first ``count`` dimensions alone: with diagonal covariances the others just drop out.
+
+        Test: tests/test_eq_mdn.py
+        """
         return Mixture(self.log_weight, self.mean[..., :count], self.log_variance[..., :count])
 
 

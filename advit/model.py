@@ -169,6 +169,8 @@ class ADViT(nn.Module):
 
         -log p(w) - a log p(v | w), a = near_share: 0 for the place alone, which tells most sharply where a defect is,
         1 for -log p(w, v), which finds faint ones.
+
+        Chosen: the paper has one NLL per patch. Test: tests/test_model.py
         """
         mixture = self.density(features)
         score = self._improbable(target, mixture)

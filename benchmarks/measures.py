@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from advit.filters import FilterBank
 from advit.metrics import pixel_metrics
 from benchmarks import attention, training
 from benchmarks.literal_vt_adl import LiteralVTADL, literal_scores
 from benchmarks.machine import matmul_gflops
 from benchmarks.metrics import loop_aupro, maps_and_masks
+from benchmarks.notebooks import wall_times
 from benchmarks.timing import memory_of, side_by_side
+from benchmarks.whole_rows import WholeRows, texture_features
 
 MB = 2**20
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Sizes:
     loop_thresholds: int = 200
     product: int = 2048
     repeats: int = 5
+    filters: tuple[int, int, int] = (256, 32, 4)  # side of the image, places along it, wavelengths
+    notebooks: tuple[str, ...] = ("01", "02", "03", "04", "05", "06", "07")
     growth_patches: tuple[int, ...] = (64, 256, 1024, 4096)
     growth_published: int = 1024
     growth_images: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
@@ -53,6 +60,7 @@ FAST = Sizes(
     preset_options=(("image_size", 32), ("patch", 8), ("dim", 16), ("depth", 1), ("heads", 2), ("mlp_dim", 16),
                     ("bottleneck", 8), ("components", 2), ("batch_size", 2)),
     presets=("quick",), steps=2, maps=(4, 64), loop_thresholds=5, product=64, repeats=1,
+    filters=(32, 8, 3), notebooks=(),
     growth_patches=(16, 64), growth_published=64, growth_images=(1, 2), growth_categories=(1, 2), growth_image_size=64,
 )  # fmt: skip
 
@@ -98,9 +106,12 @@ def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     where = dict(n=n, batch=sizes.batch, width=sizes.width)
     ours, theirs = (memory_of(case, **where)["extra"] / MB for case in ("our_discrepancy", "published_both"))
     yield at_least(row(f"discrepancy, extra memory, N = {n}", "MB", ours, theirs, "published"), 20)
-    found = memory_of("our_discrepancy", n=sizes.fine, batch=1, width=sizes.width)
-    yield at_most(row(f"discrepancy, extra memory, N = {sizes.fine}, batch 1", "MB", found["extra"] / MB), 128)
-    yield row(f"discrepancy, forward + backward, N = {sizes.fine}, batch 1", "ms", 1e3 * found["seconds"])
+    where = dict(n=sizes.fine, batch=1, width=sizes.width)
+    found, theirs = (memory_of(case, **where) for case in ("our_discrepancy", "published_both"))
+    extra, seconds = ((found[k], theirs[k]) for k in ("extra", "seconds"))
+    memory, times = f"discrepancy, extra memory, N = {sizes.fine}, batch 1", f"forward + backward, N = {sizes.fine}"
+    yield at_most(row(memory, "MB", extra[0] / MB, extra[1] / MB, "published"), 128)
+    yield row(f"discrepancy, {times}, batch 1", "ms", 1e3 * seconds[0], 1e3 * seconds[1], "published")
 
 
 def layer_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
@@ -180,6 +191,25 @@ def preset_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     yield row(what, "ms", 1e3 * found["seconds"])
 
 
+def filter_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Texture features of a batch, against products with whole rows of pixels."""
+    size, grid, levels = sizes.filters
+    made = {"image_size": size, "grid": grid, "levels": levels}
+    whole, bank = WholeRows(**made), FilterBank(**made)
+    grey = 255 * torch.rand(sizes.batch, size, size, generator=torch.Generator().manual_seed(0))
+    functions = {"ours": lambda: texture_features(bank, grey), "theirs": lambda: whole(grey)}
+    with torch.inference_mode():
+        found = side_by_side(functions, sizes.repeats)
+    where = f"{sizes.batch} images of {size} px"
+    yield row(f"filters, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"], "products with whole rows")
+
+
+def notebook_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Every notebook at profile smoke; the first ones also train what later ones find in the store."""
+    for name, seconds in wall_times(NOTEBOOKS, sizes.notebooks):
+        yield row(f"notebook {name}, profile smoke", "s", seconds)
+
+
 def metric_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """AU-PRO, pixel-level AUROC and AP of many maps, on one thread."""
     maps, masks = maps_and_masks(*sizes.maps)
@@ -196,5 +226,5 @@ def metric_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
 def all_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Every row, in the order of the table."""
     torch.manual_seed(0)
-    for part in (discrepancy_rows, layer_rows, vt_adl_rows, preset_rows, metric_rows):
+    for part in (discrepancy_rows, layer_rows, vt_adl_rows, preset_rows, filter_rows, metric_rows, notebook_rows):
         yield from part(sizes)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from advit.filters import FilterBank  # noqa: E402
 from advit.losses import ssim  # noqa: E402
 from advit.metrics import aupro  # noqa: E402
 from advit.networks import patch_scores  # noqa: E402
@@ -20,6 +21,7 @@ from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.figure import growth_figure  # noqa: E402
 from benchmarks.literal_vt_adl import LiteralVTADL, grouped_ssim, literal_scores  # noqa: E402
 from benchmarks.published_attention import equal_smoothing  # noqa: E402
+from benchmarks.whole_rows import WholeRows, texture_features  # noqa: E402
 
 PUBLIC = dict(patch=128, dim=16, depth=1, heads=2, mlp_dim=16, components=2, batch_size=1)
 
@@ -69,6 +71,15 @@ def test_the_literal_public_computation_is_ours():
     ours, theirs = training.our_steps(network, images), training.literal_steps(network, images)
     for _ in range(2):
         assert ours() == pytest.approx(theirs(), rel=1e-4)
+
+
+def test_products_with_whole_rows_give_the_bank_s_texture_features():
+    made, x = {"image_size": 64, "grid": 8, "levels": 3}, torch.rand(2, 3, 64, 64)
+    bank, whole = FilterBank(**made), WholeRows(**made)
+    grey = torch.einsum("c,bchw->bhw", bank.opponent[0], x)
+    expected = bank(x)[:, :12]
+    assert torch.allclose(whole(grey), expected, atol=1e-4)
+    assert torch.allclose(texture_features(bank, grey), expected, atol=1e-5)
 
 
 def test_squashed_votes_of_one_capsule_do_not_depend_on_the_number_of_routings(monkeypatch):
