@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -114,6 +115,8 @@ def kinds_figure(table: pd.DataFrame, variants: Sequence[str], metric: str, labe
 def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     """One panel per metric against the number of Gaussians: a pale line per run (category and seed), dark the mean.
 
+    All panels have one scale, down to the next tenth below the lowest value.
+
     Args:
         table: columns ``components``, ``category``, ``seed`` and the metrics.
         metrics: column to its full name.
@@ -121,7 +124,8 @@ def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     counts = sorted(table["components"].unique())
     with house_style():
         figure = Figure(figsize=(6.3, 2.3), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(1, len(metrics), sharex=True))
+        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+        least = min(table[metric].min() for metric in metrics)
         styles = dict(zip(sorted(table["category"].unique()), zip(COLOURS, MARKERS, strict=True), strict=False))
         for ax, (metric, name) in zip(axes, metrics.items(), strict=True):
             for (category, _), run in table.sort_values("components").groupby(["category", "seed"]):
@@ -132,9 +136,8 @@ def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
             ax.plot(range(len(counts)), mean[counts], "-", color="black", linewidth=1.8, label="mean")
             ax.set_xticks(range(len(counts)), [str(k) for k in counts])
             ax.set_title(name)
-            ax.set_ylim(0, 1.02)
+            ax.set(xlabel="Gaussians K", ylim=(math.floor(10 * least) / 10, 1.01))
             ax.grid(axis="y", color="0.9", linewidth=0.6)
-        figure.supxlabel("Gaussians K", fontsize=8)
         found = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
         figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=6, frameon=False)
     return figure
