@@ -131,6 +131,8 @@ def sweep_figure(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
 def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     """Methods compared on every category: one panel per metric, one row per category, one mark per method.
 
+    Marks stand one below the other, in the order of the legend, so that none hides another.
+
     Args:
         table: columns ``variant``, ``category`` and the metrics; means over seeds are drawn.
         metrics: key of the metric -> its full name.
@@ -138,20 +140,20 @@ def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure
     methods = list(dict.fromkeys(table["variant"]))
     categories = sorted(table["category"].unique())
     with house_style():
-        figure = Figure(figsize=(WIDTH, 0.45 * len(categories) + 1.3), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.62 * len(categories) + 1.3), layout="constrained")
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for ax, (key, label) in zip(axes, metrics.items(), strict=True):
             means = table.groupby(["variant", "category"])[key].mean()
             for i, method in enumerate(methods):
                 values = [means.get((method, c), np.nan) for c in categories]
-                first = i == 0
+                first, rows = i == 0, np.arange(len(categories)) + 0.8 * ((i + 0.5) / len(methods) - 0.5)
                 ax.plot(
-                    values, np.arange(len(categories)), MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
+                    values, rows, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
                     markersize=6.5 if first else 4.5, label=method, zorder=3 if first else 2,
                     markerfacecolor=COLOURS[i % len(COLOURS)] if first else "white",
                 )  # fmt: skip
-            for y in range(len(categories)):
-                ax.axhline(y, color="0.93", linewidth=0.8, zorder=0)
+            for y in range(1, len(categories)):
+                ax.axhline(y - 0.5, color="0.85", linewidth=0.6, zorder=0)
             ax.set_title(label)
             ax.set_xlim(0, 1.05)  # a whole mark at 1
             ax.grid(axis="x", color="0.92")

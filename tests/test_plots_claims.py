@@ -55,6 +55,8 @@ def test_methods_are_compared_by_their_means():
     figure = comparison_figure(pd.DataFrame(rows, columns=["variant", "category", "m"]), {"m": "metric"})
     marks = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines}
     assert figure.axes[0].get_xlim()[1] == 1.05
+    rows = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+    assert rows["ADViT"] == pytest.approx([-0.2, 0.8]) and rows["z"] == pytest.approx([0.2, 1.2])  # none hides another
     assert list(marks["ADViT"]) == pytest.approx([0.5, 0.9]) and marks["z"][0] == 0.3 and np.isnan(marks["z"][1])
 
 
