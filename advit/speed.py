@@ -27,7 +27,7 @@ def rows_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     lines = [
         (
             r["measure"] + (f", {r['unit']}" if r["unit"] else ""), number(r["ours"]),
-            f"{number(r['opponent'])} ({r['against']})" if r["against"] else "",
+            f"{number(r['opponent'])} ({r['against']})".lstrip() if r["against"] else "",
             f"{number(r['ratio'])}x" if r["ratio"] else "", r["target"], MARKS[r["met"]],
         )
         for r in rows
