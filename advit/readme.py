@@ -23,7 +23,7 @@ MARKS = {
 }  # fmt: skip
 CLAIMS = (
     "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no: "
-    "on the other side; no difference: within 0.02. Categories are units where there are several, their seeds "
+    "on the other side, however small; no difference: around 0 and within 0.02. Categories are units where there are several, their seeds "
     "averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty such intervals one "
     "excludes no effect by chance. AD (association discrepancy): how far what a patch attends to differs from a "
     "Gaussian around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: the density map "
@@ -125,8 +125,11 @@ def claim_cell(row: pd.Series) -> str:
     """One claim on one data set."""
     if pd.isna(row["value"]):
         return MARKS[row["verdict"]]
-    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}], {row['units']}"
-    return f"{MARKS[row['verdict']]}: {row['value']:.3f}{interval}"
+    value, low, high = (row[k] for k in ("value", "low", "high"))
+    tiny = row["verdict"] in (SUPPORTED, AGAINST) and max(abs(low), abs(high)) < 0.0005  # 0.000 would not tell its side
+    digits = 5 if tiny else 3
+    interval = "" if pd.isna(low) else f" [{low:.{digits}f}, {high:.{digits}f}], {row['units']}"
+    return f"{MARKS[row['verdict']]}: {value:.{digits}f}{interval}"
 
 
 def small_print(folder: Path) -> str:
