@@ -22,14 +22,14 @@ MARKS = {
     SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
 CLAIMS = (
-    "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no: "
-    "on the other side, however small; no difference: around 0 and within 0.02. Categories are units where there are several, their seeds "
-    "averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty such intervals one "
-    "excludes no effect by chance. AD (association discrepancy): how far what a patch attends to differs from a "
-    "Gaussian around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: the density map "
-    "localises better than the other maps. C4: noise on the features helps. C5: ADViT beats other methods. C6: more "
-    "Gaussians help, then level off. Place removed: less the mean of defect-free test images at that place. Main: the "
-    "model of the tables; ablation: a smaller one, in which one option changes:"
+    "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no:"
+    " on the other side, however small; no difference: around 0 and within 0.02. Categories are units where there are"
+    " several, their seeds averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty"
+    " such intervals one excludes no effect by chance. AD (association discrepancy): how far what a patch attends to "
+    "differs from a Gaussian around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: "
+    "the density map localises better than the other maps. C4: noise on the features helps. C5: ADViT beats other "
+    "methods. C6: more Gaussians help, then level off. Place removed: less the mean of defect-free test images at "
+    "that place. Main: the model of the tables; ablation: a smaller one, in which one option changes:"
 )
 
 
@@ -127,7 +127,7 @@ def claim_cell(row: pd.Series) -> str:
         return MARKS[row["verdict"]]
     value, low, high = (row[k] for k in ("value", "low", "high"))
     tiny = row["verdict"] in (SUPPORTED, AGAINST) and max(abs(low), abs(high)) < 0.0005  # 0.000 would not tell its side
-    digits = 5 if tiny else 3
+    digits = 4 if tiny else 3
     interval = "" if pd.isna(low) else f" [{low:.{digits}f}, {high:.{digits}f}], {row['units']}"
     return f"{MARKS[row['verdict']]}: {value:.{digits}f}{interval}"
 
