@@ -22,7 +22,7 @@ PRESETS: dict[str, ADViTConfig] = {
 }  # fmt: skip
 PRESETS["advit"] = replace(
     PRESETS["quick"], dim=192, depth=4, heads=6, mlp_dim=384, bottleneck=256, decoder_width=32, reconstruction_scale=2,
-    components=5, density_hidden=256, epochs=1000, max_steps=2000, learning_rate=1e-3, mask_draws=2,
+    components=5, density_hidden=256, epochs=1000, max_steps=400, learning_rate=1e-3, mask_draws=2,
 )  # fmt: skip
 
 
