@@ -46,7 +46,7 @@ class Bands(nn.Module):
     """Windowed waves along one axis of ``size`` pixels, as products with the pixels that a window reaches.
 
     The rows of :func:`window_rows` for all ``waves``, in blocks of neighbouring places: a block takes only the pixels
-    that its windows reach, which saves most of the work of a product with whole rows.
+    that its windows reach. Fewer multiplications than with whole rows, but hardly less time (``make bench``).
 
     Test: tests/test_eq_filters.py
     """
