@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from benchmarks.timing import memory_of, side_by_side
 from benchmarks.whole_rows import WholeRows, texture_features
 
 MB = 2**20
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ def filter_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
 
 def notebook_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Every notebook at profile smoke; the first ones also train what later ones find in the store."""
-    for name, seconds in wall_times(NOTEBOOKS, sizes.notebooks):
+    for name, seconds in wall_times(sizes.notebooks):
         yield row(f"notebook {name}, profile smoke", "s", seconds)
 
 
