@@ -18,6 +18,7 @@ from advit.tables import FULL_NAMES, MAIN_KEYS, Table
 
 MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- /speed -->)", re.DOTALL)
+TOLERANCE = re.compile(r"(<!-- tolerance -->\n).*?(<!-- /tolerance -->)", re.DOTALL)
 MARKS = {
     SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
@@ -171,10 +172,33 @@ def record_of(folder: Path, name: str) -> dict[str, Any]:
     return json.loads((folder / "runs" / name).read_text(encoding="utf-8"))
 
 
+def tolerance_block(results: Path) -> str:
+    """What ``tests/tolerance.py --out results/tolerance.csv`` found: a sentence and a table.
+
+    Test: tests/test_readme.py
+    """
+    rows = pd.read_csv(results / "tolerance.csv")
+    made = json.loads((results / "tolerance.json").read_text(encoding="utf-8"))
+    names = {"auto": "as `quick` is (bfloat16)", "avx2": ", AVX2 only", "sse4": ", SSE4 only", "own": ""}
+    runs = [f"threads {r.threads}{names[r.instructions]}" for r in rows.itertuples()]
+    cells = {"precision": rows["precision"].replace(names), "run": runs}
+    for column, text in (("weights", "weights"), ("maps", "maps, in sd"), ("metrics", "metrics")):
+        cells[text] = [f"{value:.0e}" if value else "0" for value in rows[column]]
+    sentence = (
+        f"Largest differences from the run with {made['reference_threads']} thread(s) ({made['options']}; "
+        f"{made['cpu']}, PyTorch {made['versions']['torch']}; `tests/tolerance.py`):"
+    )
+    return f"{sentence}\n\n{Table(pd.DataFrame(cells), '').markdown().strip()}\n"
+
+
 def update(readme: Path, results: Path) -> None:
-    """Write the results, and what ``make bench`` found, between the markers of ``readme``."""
+    """Write the results, and what ``make bench`` and ``tests/tolerance.py`` found, between the markers of ``readme``."""
     text = readme.read_text(encoding="utf-8")
-    for markers, block in ((MARKERS, results_block(results)), (SPEED, speed_block(results / "benchmarks.json"))):
+    blocks = (
+        (MARKERS, results_block(results)), (SPEED, speed_block(results / "benchmarks.json")),
+        (TOLERANCE, tolerance_block(results)),
+    )  # fmt: skip
+    for markers, block in blocks:
         text = markers.sub(lambda m, block=block: m[1] + block + m[2], text)
     write_text(readme, text)
 

@@ -1,7 +1,7 @@
 """The same seed in two processes: equal weights, maps, scores and figures, to the bit.
 
 After a kill: tests/kill_often.py and tests/test_training.py. With data workers: tests/test_cache.py. With other
-numbers of threads results differ in the last digits: tests/thread_tolerance.py measures by how much.
+numbers of threads results differ in the last digits: tests/tolerance.py measures by how much.
 """
 
 import os

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from advit.cli import build_parser
-from advit.readme import MARKERS, SPEED, earlier, results_block, study_parts
+from advit.readme import MARKERS, SPEED, TOLERANCE, earlier, results_block, study_parts, tolerance_block
 from advit.speed import speed_block
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +24,11 @@ def test_results_are_those_of_the_records():
 def test_speed_is_that_of_the_benchmarks():
     found = SPEED.search(README)
     assert found[0] == found[1] + speed_block(ROOT / "results" / "benchmarks.json") + found[2], "run 'make readme'"
+
+
+def test_tolerance_is_that_of_the_table():
+    found = TOLERANCE.search(README)
+    assert found[0] == found[1] + tolerance_block(ROOT / "results") + found[2], "run 'make readme'"
 
 
 def test_a_study_shows_spread_over_seeds_and_the_best_floor_of_each_metric(tmp_path):
