@@ -192,7 +192,7 @@ def tolerance_block(results: Path) -> str:
 
 
 def update(readme: Path, results: Path) -> None:
-    """Write the results, and what ``make bench`` and ``tests/tolerance.py`` found, between the markers of ``readme``."""
+    """Write the results, and what ``make bench`` and ``tests/tolerance.py`` found, between the markers of README."""
     text = readme.read_text(encoding="utf-8")
     blocks = (
         (MARKERS, results_block(results)), (SPEED, speed_block(results / "benchmarks.json")),
