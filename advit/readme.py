@@ -180,12 +180,16 @@ def tolerance_block(results: Path) -> str:
     rows = pd.read_csv(results / "tolerance.csv")
     made = json.loads((results / "tolerance.json").read_text(encoding="utf-8"))
     names = {"auto": "as `quick` is (bfloat16)", "avx2": ", AVX2 only", "sse4": ", SSE4 only", "own": ""}
-    runs = [f"threads {r.threads}{names[r.instructions]}" for r in rows.itertuples()]
+    one = made["reference_threads"]
+    runs = [
+        "the same again" if (r.threads, r.instructions) == (one, "own") else f"threads {r.threads}{names[r.instructions]}"
+        for r in rows.itertuples()
+    ]
     cells = {"precision": rows["precision"].replace(names), "run": runs}
     for column, text in (("weights", "weights"), ("maps", "maps, in sd"), ("metrics", "metrics")):
         cells[text] = [f"{value:.0e}" if value else "0" for value in rows[column]]
     sentence = (
-        f"Largest differences from the run with {made['reference_threads']} thread(s) ({made['options']}; "
+        f"Largest differences from a run with {one} thread ({made['options']}; "
         f"{made['cpu']}, PyTorch {made['versions']['torch']}; `tests/tolerance.py`):"
     )
     return f"{sentence}\n\n{Table(pd.DataFrame(cells), '').markdown().strip()}\n"

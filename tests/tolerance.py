@@ -68,8 +68,8 @@ def run(root: Path, out: Path, threads: int, instructions: str, options: list[st
 def gap(arrays: dict, other: dict, first: dict, metrics: dict) -> dict[str, float]:
     """Largest differences from the reference: of a weight and of a map value, relative, and of a metric."""
     return {
-        "weights": np.abs(arrays["weights"] - first["weights"]).max() / np.abs(first["weights"]).max(),
-        "maps": np.abs(arrays["maps"] - first["maps"]).max() / first["maps"].std(),
+        "weights": float(np.abs(arrays["weights"] - first["weights"]).max() / np.abs(first["weights"]).max()),
+        "maps": float(np.abs(arrays["maps"] - first["maps"]).max() / first["maps"].std()),
         "metrics": max(abs(other[name] - metrics[name]) for name in METRICS),
     }
 
