@@ -179,15 +179,14 @@ def tolerance_block(results: Path) -> str:
     """
     rows = pd.read_csv(results / "tolerance.csv")
     made = json.loads((results / "tolerance.json").read_text(encoding="utf-8"))
-    names = {"auto": "as `quick` is (bfloat16)", "avx2": ", AVX2 only", "sse4": ", SSE4 only", "own": ""}
+    names = {"auto": "as in quick (bfloat16)", "avx2": ", AVX2 only", "sse4": ", SSE4 only", "own": ""}
     one = made["reference_threads"]
-    runs = [
-        "the same again" if (r.threads, r.instructions) == (one, "own") else f"threads {r.threads}{names[r.instructions]}"
-        for r in rows.itertuples()
-    ]
+    same = (rows["threads"] == one) & (rows["instructions"] == "own")
+    runs = "threads " + rows["threads"].astype(str) + rows["instructions"].map(names)
+    runs = runs.mask(same, "the same again")
     cells = {"precision": rows["precision"].replace(names), "run": runs}
     for column, text in (("weights", "weights"), ("maps", "maps, in sd"), ("metrics", "metrics")):
-        cells[text] = [f"{value:.0e}" if value else "0" for value in rows[column]]
+        cells[text] = [f"{value:.1e}" if value else "0" for value in rows[column]]
     sentence = (
         f"Largest differences from a run with {one} thread ({made['options']}; "
         f"{made['cpu']}, PyTorch {made['versions']['torch']}; `tests/tolerance.py`):"
