@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advit.cache import ImageCache
 from advit.detector import PARTS, Detector
 from advit.discrepancy import association_discrepancy
-from advit.evaluation import Evaluation, judge_maps
+from advit.evaluation import Evaluation, compare
 from advit.networks import SCORES
 from advit.precision import unit_images
 from advit.samples import Sample
@@ -39,7 +39,7 @@ def analyse(
     )
 
     def judge(kind: str) -> Evaluation:
-        return judge_maps(detector, detector.maps_of(raw, kind), samples, cache)
+        return compare(detector.judge_scores(raw, kind), samples, cache)
 
     result = judge(config.score)
     by_kind = {kind: result if PARTS[kind] == PARTS[config.score] else judge(kind) for kind in raw}

@@ -18,10 +18,12 @@ CHOICES = {
     "schedule": ("constant", "cosine"),
     "score": ("density", "reconstruction", "discrepancy", "association", "combined"),
     "standardise": ("shrunk", "position", "image", "none"),
+    "score_standardise": ("shrunk", "position", "image", "none"),
 }
 
 
-MOST = {"filter_levels": 16, "depth": 1000, "mask_draws": 1000, "map_sigma": 512}  # beyond, a run would not end
+MOST = {"filter_levels": 16, "depth": 1000, "mask_draws": 1000}  # beyond, a run would not end
+MOST |= {"map_sigma": 512, "score_sigma": 512}
 LARGEST_SEED = 10**12  # with the step number it still fits the generators' 64 bits
 
 
@@ -64,6 +66,7 @@ class ADViTConfig:
     density_target: str = option("encoded", "whose density is predicted: encoded features, patch pixels, or filters")
     target_cells: int = option(1, "places per side of a patch with a density of their own, for density_target=filters")
     filter_levels: int = option(4, "wavelengths of the filters: 4 px, 8 px and so on, each twice the one before")
+    least_change: float = option(0.01, "a smaller change of a filter, as a share of its value, is never judged")
     target_dim: int = option(24, "whitened principal components kept of the patch pixels")
     density_hidden: int = option(0, "hidden width of the density network; 0 for linear heads")
     log_variance_floor: float = option(-7.0, "lower bound of the mixture's log-variances")
@@ -92,9 +95,11 @@ class ADViTConfig:
     density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")
     near_share: float = option(1.0, "what a place's neighbourhood adds to its score counts this much, 0 to 1 (filters)")
     standardise: str = option("image", "unit of a map: statistics per position (position, shrunk), of images, or none")
+    score_standardise: str = option("image", "unit of the map whose maximum is the image score: the same choices")
     mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis, woven into a map this many times as fine")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
+    score_sigma: float = option(4.0, "Gaussian smoothing of the map whose maximum is the image score, as map_sigma")
     top_share: float = option(0.0, "image score: mean of this share of the highest pixels; 0 for the maximum")
     evaluation_size: int = option(256, "maps and masks are compared at this many pixels square")
 
@@ -133,7 +138,7 @@ class ADViTConfig:
                 raise ConfigError(f"{f.name}={value}: must be a finite number, zero or more.")
         positive = "image_size patch dim depth heads mlp_dim sigma_max bottleneck decoder_width components target_dim"
         positive += " epochs batch_size learning_rate mask_draws score_shifts target_cells filter_levels"
-        for name in [*positive.split(), "reconstruction_scale", "evaluation_size", "smoothing_eps"]:
+        for name in [*positive.split(), "reconstruction_scale", "evaluation_size", "smoothing_eps", "least_change"]:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be above zero.")
         for name, most in MOST.items():
@@ -178,8 +183,9 @@ class ADViTConfig:
             raise ConfigError(f"shift={self.shift}: must be below image_size={self.image_size}.")
         if not -50 <= self.log_variance_floor <= 0:
             raise ConfigError(f"log_variance_floor={self.log_variance_floor}: must lie between -50 and 0.")
-        if self.score == "combined" and self.standardise == "none":
-            raise ConfigError("score=combined adds maps of different units: set standardise=image, position or shrunk.")
+        for name in ("standardise", "score_standardise"):
+            if self.score == "combined" and getattr(self, name) == "none":
+                raise ConfigError(f"score=combined adds maps of different units: set {name}=image, position or shrunk.")
         if self.model == "vt_adl" and (self.mse_weight, self.ssim_weight, self.density_weight) != (5.0, 0.5, 1.0):
             raise ConfigError("model=vt_adl has the public weights 5, 0.5 and 1; they cannot be set.")
         if self.model == "vt_adl" and self.score in ("discrepancy", "association"):

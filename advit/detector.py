@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,63 +27,82 @@ PARTS = {
 }
 
 
+class Judged(NamedTuple):
+    """Anomaly maps ``(n, E, E)``, float32, and image scores ``(n,)``; both high where abnormal."""
+
+    maps: np.ndarray
+    scores: np.ndarray
+
+
 @dataclass(frozen=True)
 class Detector:
-    """Network, one standardiser per score, and the threshold on the image score."""
+    """Network, two standardisers per score, and two thresholds that few defect-free images exceed.
+
+    ``standardisers`` make the anomaly map, which says where, and ``deciders`` the map whose maximum is the image score,
+    which says whether: places can be compared with each other in one unit for all, and an image is judged by the place
+    that is least typical of itself. ``map_threshold`` is of the map, ``threshold`` of the image score.
+    """
 
     network: nn.Module
     standardisers: dict[str, Standardiser]
+    deciders: dict[str, Standardiser]
+    map_threshold: float
     threshold: float
 
     @property
     def config(self) -> ADViTConfig:
         return self.network.config
 
-    def combine(self, scores: dict[str, np.ndarray], kind: str | None = None) -> np.ndarray:
-        """Scores on the fine grid to one map ``(n, G, G)``, high where abnormal.
+    @property
+    def standards(self) -> dict[str, dict[str, Standardiser]]:
+        """Both kinds of standardisers by what they make."""
+        return {"map": self.standardisers, "score": self.deciders}
+
+    def combine(self, scores: dict[str, np.ndarray], kind: str | None = None, decide: bool = False) -> np.ndarray:
+        """Scores on the fine grid to one map ``(n, G, G)``, high where abnormal: the anomaly map, or the deciding one.
 
         Each score is standardised with statistics of defect-free training images, then averaged. The
         discrepancy enters with a minus: abnormal patches attend to their neighbours, as the prior does, so
         that their discrepancy is low (Anomaly Transformer, section 3.1).
         """
-        parts = PARTS[kind or self.config.score]
-        return np.mean([self._high_is_abnormal(p, self.standardisers[p](scores[p])) for p in parts], axis=0)
+        chosen = self.deciders if decide else self.standardisers
 
-    def _high_is_abnormal(self, name: str, z: np.ndarray) -> np.ndarray:
-        return -z if name == "discrepancy" and not self.standardisers[name].two_sided else z
+        def high_is_abnormal(name: str) -> np.ndarray:
+            z = chosen[name](scores[name])
+            return -z if name == "discrepancy" and not chosen[name].two_sided else z
 
-    def maps(
+        return np.mean([high_is_abnormal(name) for name in PARTS[kind or self.config.score]], axis=0)
+
+    def judge(
         self, load: Callable[[list[int]], Tensor], count: int, device: torch.device, progress: str = ""
-    ) -> np.ndarray:
-        """Anomaly maps of ``count`` images at the evaluation size, ``(count, E, E)`` float32.
+    ) -> Judged:
+        """Anomaly maps, at the evaluation size, and image scores of ``count`` images.
 
         Raises:
             CheckpointError: if one is not finite. Test: tests/test_hostile.py
         """
         wanted = PARTS[self.config.score]
         scores = score_images(self.network, load, count, device=device, wanted=wanted, progress=progress)
-        return self.maps_of(scores)
+        return self.judge_scores(scores)
 
-    def maps_of(self, scores: dict[str, np.ndarray], kind: str | None = None) -> np.ndarray:
-        """Scores on the fine grid to anomaly maps ``(n, E, E)``. Raises CheckpointError if one is not finite."""
+    def judge_scores(self, scores: dict[str, np.ndarray], kind: str | None = None) -> Judged:
+        """The same from scores on the fine grid. Raises CheckpointError if a map is not finite."""
         maps = pixel_maps(self.combine(scores, kind), self.config.evaluation_size, self.config.map_sigma)
-        if not np.isfinite(maps).all():  # a NaN lies below every threshold and would be called good
+        decided = decided_scores(self.combine(scores, kind, decide=True), self.config)
+        if not np.isfinite(maps).all() or not np.isfinite(decided).all():  # NaN would lie below every threshold
             raise CheckpointError(
                 "The run's weights give anomaly maps that are not finite: they are damaged. Train again."
             )
-        return maps
-
-    def image_scores(self, maps: np.ndarray) -> np.ndarray:
-        """Image scores ``(n,)`` of anomaly maps."""
-        return image_scores(maps, self.config.top_share)
+        return Judged(maps, decided)
 
     def save(self, run: Path, identity: dict[str, Any]) -> None:
         """Write the calibration beside the checkpoint."""
         tensors, standards = {}, {}
-        for name, s in self.standardisers.items():
-            tensors[f"{name}.mean"], tensors[f"{name}.sd"] = torch.from_numpy(s.mean), torch.from_numpy(s.sd)
+        for name, s in {f"{role}.{n}": s for role, part in self.standards.items() for n, s in part.items()}.items():
+            tensors[f"{name}.mean"], tensors[f"{name}.sd"] = torch.tensor(s.mean), torch.tensor(s.sd)
             standards[name] = {"position_share": s.position_share, "two_sided": s.two_sided}
-        meta = {"identity": identity, "threshold": self.threshold, "standards": standards}
+        thresholds = {"map_threshold": self.map_threshold, "threshold": self.threshold}
+        meta = {"identity": identity, **thresholds, "standards": standards}
         save_checkpoint(run / CALIBRATION, tensors, meta)
 
 
@@ -91,11 +110,11 @@ def calibrate(
     network: nn.Module, load: Callable[[list[int]], Tensor], count: int, kept_out: list[int], device: torch.device,
     progress: str = "", wanted: Collection[str] = (),
 ) -> Detector:  # fmt: skip
-    """Statistics and threshold from ``count`` defect-free training images.
+    """Statistics and thresholds from ``count`` defect-free training images.
 
     ``wanted``: scores to standardise besides those of the configured map.
 
-    The standardisers use all of them. The threshold is set on those ``kept_out`` of training (on all, if there are
+    The standardisers use all of them. The thresholds are set on those ``kept_out`` of training (on all, if there are
     none), each of them judged by the statistics of all other images, as a new image would be.
 
     Raises:
@@ -113,18 +132,31 @@ def calibrate(
                 "learning_rate=... or --set gradient_clip=1, and train again into an empty folder."
             )
     judging = {name: scores[name] for name in needed}
-    maps = np.concatenate([judge_by_others(network, judging, i) for i in kept_out or range(count)])
-    judged = image_scores(pixel_maps(maps, config.evaluation_size, config.map_sigma), config.top_share)
-    standardisers = {k: fit_standardiser(v, config.standardise) for k, v in scores.items()}
-    return Detector(network, standardisers, decision_threshold(judged))
+    judged = [judge_by_others(network, judging, i) for i in kept_out or range(count)]
+    highest = decision_threshold(np.array([j.maps.max() for j in judged]))
+    threshold = decision_threshold(np.concatenate([j.scores for j in judged]))
+    return Detector(network, *standards_of(scores, config), highest, threshold)
 
 
-def judge_by_others(network: nn.Module, scores: dict[str, np.ndarray], index: int) -> np.ndarray:
-    """Map ``(1, G, G)`` of one image under the statistics of all others (its own, if there is no other)."""
-    how = network.config.standardise
+def judge_by_others(network: nn.Module, scores: dict[str, np.ndarray], index: int) -> Judged:
+    """Map and score of one image under the statistics of all others (its own, if there is no other)."""
     others = {k: np.delete(v, index, axis=0) if len(v) > 1 else v for k, v in scores.items()}
-    detector = Detector(network, {k: fit_standardiser(v, how) for k, v in others.items()}, 0.0)
-    return detector.combine({k: v[index : index + 1] for k, v in scores.items()})
+    detector = Detector(network, *standards_of(others, network.config), 0.0, 0.0)
+    return detector.judge_scores({k: v[index : index + 1] for k, v in scores.items()})
+
+
+def standards_of(
+    scores: dict[str, np.ndarray], config: ADViTConfig
+) -> tuple[dict[str, Standardiser], dict[str, Standardiser]]:
+    """Standardisers of the anomaly map and of the image score, from the scores ``(n, G, G)`` of training images."""
+    roles = (config.standardise, config.score_standardise)
+    maps, image_score = ({k: fit_standardiser(v, how) for k, v in scores.items()} for how in roles)
+    return maps, image_score
+
+
+def decided_scores(maps: np.ndarray, config: ADViTConfig) -> np.ndarray:
+    """Image scores ``(n,)`` of deciding maps ``(n, G, G)``."""
+    return image_scores(pixel_maps(maps, config.evaluation_size, config.score_sigma), config.top_share)
 
 
 def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) -> Detector:
@@ -142,19 +174,19 @@ def load_calibration(network: nn.Module, run: Path, identity: dict[str, Any]) ->
     if meta.get("identity") != identity:
         raise CheckpointError(f"{path} belongs to another run. Train again.")
     try:
-        if missing := needed - set(meta["standards"]):
+        found: dict[str, dict[str, Standardiser]] = {"map": {}, "score": {}}
+        for key, standard in meta["standards"].items():
+            role, name = key.split(".")
+            found[role][name] = Standardiser(tensors[f"{key}.mean"].numpy(), tensors[f"{key}.sd"].numpy(), **standard)
+        if missing := needed - set(found["map"]) | needed - set(found["score"]):
             raise ValueError(f"no standard of {', '.join(sorted(missing))}")
-        standardisers = {
-            name: Standardiser(tensors[f"{name}.mean"].numpy(), tensors[f"{name}.sd"].numpy(), **standard)
-            for name, standard in meta["standards"].items()
-        }
-        threshold = float(meta["threshold"])
-        numbers = [a for s in standardisers.values() for a in (s.mean, s.sd)]
-        if not np.isfinite(threshold) or not all(np.isfinite(a).all() for a in numbers):
+        thresholds = [float(meta[name]) for name in ("map_threshold", "threshold")]
+        numbers = [a for part in found.values() for s in part.values() for a in (s.mean, s.sd)]
+        if not np.isfinite(thresholds).all() or not all(np.isfinite(a).all() for a in numbers):
             raise ValueError("not finite")
         side = fine_side(network.config)
         if any(a.shape != (side, side) for a in numbers):
             raise ValueError(f"standards that are not {side} x {side}")
-        return Detector(network, standardisers, threshold)
+        return Detector(network, found["map"], found["score"], *thresholds)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged or of another version ({error!r}). Train again.") from None

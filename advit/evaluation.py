@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from advit.cache import ImageCache
-from advit.detector import Detector
+from advit.detector import Detector, Judged
 from advit.metrics import image_metrics, pixel_metrics
 from advit.samples import Sample
 
@@ -50,12 +50,11 @@ def evaluate(
     detector: Detector, samples: tuple[Sample, ...], cache: ImageCache, device: torch.device, progress: bool = True
 ) -> Evaluation:
     """Score all test images and compare with their masks at the configured evaluation size."""
-    maps = detector.maps(cache.batch, len(samples), device, progress="score test" if progress else "")
-    return judge_maps(detector, maps, samples, cache)
+    judged = detector.judge(cache.batch, len(samples), device, progress="score test" if progress else "")
+    return compare(judged, samples, cache)
 
 
-def judge_maps(detector: Detector, maps: np.ndarray, samples: tuple[Sample, ...], cache: ImageCache) -> Evaluation:
-    """Compare anomaly maps of the test images with their masks."""
+def compare(judged: Judged, samples: tuple[Sample, ...], cache: ImageCache) -> Evaluation:
+    """Compare anomaly maps and image scores of the test images with their masks and labels."""
     masks = np.stack([cache.mask(i).numpy() for i in range(len(samples))])
-    scores = detector.image_scores(maps)
-    return Evaluation(maps, scores, all_metrics(maps, scores, samples, masks))
+    return Evaluation(*judged, all_metrics(*judged, samples, masks))

@@ -51,8 +51,9 @@ def export_maps(
 
     float32, uncompressed, in the size of the image (upright, as its mask), high where abnormal. This is the layout of
     MVTec AD's published evaluation code (``evaluate_experiment.py --anomaly_maps_dir OUT``), which computes AU-PRO and
-    the image-level AUROC of the maximum from it. Defect-free images are in ``test/good`` whatever the data set's
-    layout. All images are decoded before the first map is written.
+    the image-level AUROC of the maximum from it (our own image score, in ``scores.csv``, is the maximum of another map:
+    :class:`advit.detector.Detector`). Defect-free images are in ``test/good`` whatever the data set's layout. All
+    images are decoded before the first map is written.
 
     Chosen: bilinear between pixel centres from the evaluation size to the image's. At another size than
     ``evaluation_size`` AU-PRO differs a little from ``metrics.json``, since masks are not resized.
@@ -66,7 +67,7 @@ def export_maps(
         raise DataError(f"{category.root} has no test images to export maps of.")
     cache = ImageCache(category.test, detector.config.image_size)
     cache.fill(progress=progress)
-    maps = detector.maps(cache.batch, len(category.test), device, progress="score test" if progress else "")
+    maps = detector.judge(cache.batch, len(category.test), device, progress="score test" if progress else "").maps
     written: list[Path] = []
     for sample, anomaly_map in zip(
         tqdm(category.test, desc="write maps", unit="map", disable=not progress), maps, strict=True

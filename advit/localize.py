@@ -92,8 +92,7 @@ def localize(
     for path, name in tqdm(images, desc="localize", unit="image", disable=not progress):
         image = read_image(path)
         small = resize_image(image, size)[None]
-        anomaly_map = detector.maps(lambda _, small=small: small, 1, device)
-        score = detector.image_scores(anomaly_map)[0]
+        anomaly_map, (score,) = detector.judge(lambda _, small=small: small, 1, device)
         height, width = image.shape[-2:]
         full = map_at_size(anomaly_map[0], height, width)
         spread = max(float(np.std(anomaly_map)), 1e-6)
@@ -101,7 +100,7 @@ def localize(
         with atomic(target.with_name(f"{name.stem}_map.tiff")) as temporary:
             Image.fromarray(full.astype(np.float32)).save(temporary, compression="tiff_deflate")
         with atomic(target.with_name(f"{name.stem}_overlay.png")) as temporary:
-            picture = overlay(image.permute(1, 2, 0).numpy(), full, detector.threshold, spread)
+            picture = overlay(image.permute(1, 2, 0).numpy(), full, detector.map_threshold, spread)
             Image.fromarray(picture).save(temporary)
         rows.append(dict(zip(SCORE_COLUMNS, [name.as_posix(), *score_cells(score, detector.threshold)], strict=True)))
     text = io.StringIO()

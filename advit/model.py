@@ -40,8 +40,9 @@ def density_target(config: ADViTConfig) -> PixelTarget | FilterTarget | None:
         return PixelTarget(patch=config.patch, channels=CHANNELS, target_dim=config.target_dim)
     if config.density_target == "filters":
         return FilterTarget(
-            image_size=config.image_size, grid=config.grid, cells=config.target_cells, levels=config.filter_levels
-        )
+            image_size=config.image_size, grid=config.grid, cells=config.target_cells, levels=config.filter_levels,
+            least_change=config.least_change,
+        )  # fmt: skip
     return None
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LEAST_CHANGE = 0.01  # sd of a logarithmic feature: a change of one percent is never judged
 STRENGTHS = (1 / 24, 1 / 6, 1 / 2, 1, 2, 4, 16, 64)  # that a prior may have, in images per feature
 
 
@@ -41,19 +40,22 @@ class Moments:
         return self.scatter / self.count + away[:, :, None] * away[:, None, :]
 
 
-def shrunk_covariance(moments: Moments, images: int, strength: float) -> Tensor:
-    """C_u = (n C_u + a C_pooled) / (n + a) + 0.01^2 I of n images: the posterior mean if the pooled one is worth a."""
+def shrunk_covariance(moments: Moments, images: int, strength: float, least: float) -> Tensor:
+    """C_u = (n C_u + a C_pooled) / (n + a) + l^2 I of n images: the posterior mean if the pooled one is worth a.
+
+    ``least``: l. Of logarithmic features it is the share of a value below which a change is never judged.
+    """
     own = moments.scatter / moments.count
-    least = LEAST_CHANGE**2 * torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
-    return (images * own + strength * own.mean(dim=0)) / (images + strength) + least
+    white = least**2 * torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
+    return (images * own + strength * own.mean(dim=0)) / (images + strength) + white
 
 
-def whitening(moments: Moments, images: int, strength: float) -> Tensor:
+def whitening(moments: Moments, images: int, strength: float, least: float) -> Tensor:
     """W of every place, ``(places, D, D)``: W W^T is the inverse of the shrunk covariance."""
-    return torch.linalg.cholesky(torch.linalg.inv(shrunk_covariance(moments, images, strength)))
+    return torch.linalg.cholesky(torch.linalg.inv(shrunk_covariance(moments, images, strength, least)))
 
 
-def prior_strength(changed: Sequence[Moments], plain: Sequence[Moments]) -> float:
+def prior_strength(changed: Sequence[Moments], plain: Sequence[Moments], least: float) -> float:
     """The a of :func:`shrunk_covariance`, in images, under which each half of the training images is likeliest.
 
     1/2 tr(C^-1 S) + 1/2 log det C, averaged over places, both ways: C from one half's pictures (``changed``: with
@@ -69,7 +71,7 @@ def prior_strength(changed: Sequence[Moments], plain: Sequence[Moments]) -> floa
     def loss(strength: float) -> float:
         total = 0.0
         for fitted, own, other in ((changed[0], plain[0], plain[1]), (changed[1], plain[1], plain[0])):
-            factor = torch.linalg.cholesky(shrunk_covariance(fitted, own.count, strength))
+            factor = torch.linalg.cholesky(shrunk_covariance(fitted, own.count, strength, least))
             fit = torch.cholesky_solve(other.about(fitted.mean), factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
             total += (0.5 * fit + factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)).mean().item()
         return total

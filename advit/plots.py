@@ -65,13 +65,13 @@ def save_figure(figure: Figure, path: Path, alt: str = "") -> None:
 
 
 def contact_sheet(
-    category: Category, cache: ImageCache, result: Evaluation, threshold: float, columns: int = 6
+    category: Category, cache: ImageCache, result: Evaluation, threshold: float, map_threshold: float, columns: int = 6
 ) -> Figure:
     """Worst and best cases: defects hardly seen, defect-free images that look defective, defects clearly seen.
 
     Upper row of each pair: the image with the outline of the true defect. Lower row: its anomaly map, with the
-    outline of where it exceeds the threshold. One colour scale for the whole sheet: from the median of defect-free
-    images to three times as far above it as the threshold.
+    outline of where it exceeds the map's threshold. One colour scale for the whole sheet: from the median of
+    defect-free images to three times as far above it as that. In words: the image score, and what it decides.
     """
     labels = np.array([s.is_anomalous for s in category.test])
     order = np.argsort(result.scores, kind="stable")
@@ -83,7 +83,7 @@ def contact_sheet(
     ]
     groups = [(title, chosen) for title, chosen in groups if len(chosen)]
     low = float(np.median(result.maps[~labels] if (~labels).any() else result.maps))
-    high = low + 3 * max(threshold - low, 1e-6)
+    high = low + 3 * max(map_threshold - low, 1e-6)
     with house_style():
         figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.6), layout="constrained")
         figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9, parse_math=False)
@@ -99,12 +99,12 @@ def contact_sheet(
                     top.contour(mask, levels=[0.5], colors=TRUTH, linewidths=0.8)
                 top.set_title(f"{sample.defect} {sample.path.stem}"[:24], fontsize=6, parse_math=False)
                 drawn = bottom.imshow(result.maps[i], cmap=MAP_COLOURS, vmin=low, vmax=high)
-                if result.maps[i].max() > threshold > result.maps[i].min():
-                    bottom.contour(result.maps[i], levels=[threshold], colors=DECISION, linewidths=0.6)
+                if result.maps[i].max() > map_threshold > result.maps[i].min():
+                    bottom.contour(result.maps[i], levels=[map_threshold], colors=DECISION, linewidths=0.6)
                 decision = "anomalous" if result.scores[i] > threshold else "good"
                 bottom.set_title(f"{result.scores[i]:.2f}: {decision}", fontsize=6)
             bar = part.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.015, pad=0.01, extend="both")
-            bar.ax.axhline(threshold, color=DECISION, linewidth=1)
+            bar.ax.axhline(map_threshold, color=DECISION, linewidth=1)
             bar.ax.tick_params(labelsize=6)
             bar.set_label("anomaly score", fontsize=6)
     return settle(figure)

@@ -43,9 +43,11 @@ class Parts:
 class FinishedRun:
     """One finished run as arrays, n test images on a grid of G patches, judged at E pixels.
 
-    ``grids (n, G, G)``: standardised patch map, high where abnormal. ``kinds (n,)``: "good" or the defect's folder.
-    ``masks`` and ``grown`` ``(n, E, E)``: by nearest neighbour, and as the public code makes them; None unless every
-    anomalous image has a mask. ``noisy_grids``: with noise left on. ``parts``: of the public network only.
+    ``grids (n, G, G)``: standardised patch map, high where abnormal; ``deciding``: the same in the unit of the image
+    score, which is the maximum of that map smoothed by ``score_sigma``; None for that of ``grids``. ``kinds (n,)``:
+    "good" or the defect's folder. ``masks`` and ``grown`` ``(n, E, E)``: by nearest neighbour, and as the public code
+    makes them; None unless every anomalous image has a mask. ``noisy_grids`` and ``noisy_deciding``: with noise left
+    on. ``parts``: of the public network only.
     """
 
     grids: np.ndarray
@@ -56,7 +58,10 @@ class FinishedRun:
     evaluation_size: int
     map_sigma: float = 0.0
     top_share: float = 0.0
+    deciding: np.ndarray | None = None
+    score_sigma: float = 0.0
     noisy_grids: np.ndarray | None = None
+    noisy_deciding: np.ndarray | None = None
     parts: Parts | None = None
 
 
@@ -134,13 +139,18 @@ def judge(run: FinishedRun, switches: Collection[str] = (), seed: int = 0) -> di
 
     Test: tests/test_public_evaluation.py
     """
-    maps = anomaly_maps(run, run.noisy_grids if "noise" in switches else run.grids, "align_corners" in switches)
+    noise, corners = "noise" in switches, "align_corners" in switches
+    maps = anomaly_maps(run.noisy_grids if noise else run.grids, run.evaluation_size, run.map_sigma, corners)
+    deciding = maps
+    if run.deciding is not None:
+        grids = run.noisy_deciding if noise else run.deciding
+        deciding = anomaly_maps(grids, run.evaluation_size, run.score_sigma, corners)
     masks = run.grown if "grown" in switches else run.masks
     if masks is not None and "unsorted" in switches:
         masks = masks[unsorted_order(run.kinds, seed)]
     if "crop" in switches:
-        maps, masks = crop_centre(maps), None if masks is None else crop_centre(masks)
-    scores, labels = image_scores(maps, run.top_share), run.kinds != GOOD
+        maps, deciding, masks = (None if m is None else crop_centre(m) for m in (maps, deciding, masks))
+    scores, labels = image_scores(deciding, run.top_share), run.kinds != GOOD
     for name, sign in (("ssim_added", 1), ("ssim_subtracted", -1)):
         if name in switches:
             scores = run.parts.mse + sign * run.parts.ssim + run.parts.nll
@@ -155,11 +165,11 @@ def judge(run: FinishedRun, switches: Collection[str] = (), seed: int = 0) -> di
     return {name: np.nan if value is None else value for name, value in found.items()}
 
 
-def anomaly_maps(run: FinishedRun, grids: np.ndarray, align_corners: bool) -> np.ndarray:
+def anomaly_maps(grids: np.ndarray, size: int, map_sigma: float, align_corners: bool) -> np.ndarray:
     """Maps ``(n, E, E)`` of patch maps, upsampled the one way or the other, with the same Gaussian filter."""
     if not align_corners:
-        return pixel_maps(grids, run.evaluation_size, run.map_sigma)
-    up, sigma = aligned_corners(grids, run.evaluation_size), run.map_sigma * run.evaluation_size / 512
+        return pixel_maps(grids, size, map_sigma)
+    up, sigma = aligned_corners(grids, size), map_sigma * size / 512
     return gaussian_filter(up, sigma=(0, sigma, sigma), mode="nearest") if sigma > 0 else up
 
 
@@ -251,5 +261,7 @@ def finished_run(
     return FinishedRun(
         grids=detector.combine(scores), kinds=np.array([s.defect for s in samples]), masks=masks, grown=grown,
         threshold=detector.threshold, evaluation_size=size, map_sigma=config.map_sigma,
-        top_share=config.top_share, noisy_grids=detector.combine(noisy_scores), parts=parts,
+        deciding=detector.combine(scores, decide=True), score_sigma=config.score_sigma, top_share=config.top_share,
+        noisy_grids=detector.combine(noisy_scores), noisy_deciding=detector.combine(noisy_scores, decide=True),
+        parts=parts,
     )  # fmt: skip

@@ -140,14 +140,14 @@ def finish(
             record |= result.metrics
         write_scores(out / SCORES_CSV, category, result, detector.threshold)
         if pictures:
-            sheet = contact_sheet(category, test, result, detector.threshold)
+            sheet = contact_sheet(category, test, result, detector.threshold, detector.map_threshold)
             with atomic(out / SHEET) as temporary:
                 sheet.savefig(temporary, dpi=150)
-            write_arrays(out / EXAMPLE, median_example(category, test, result, detector.threshold))
-    record["threshold"] = detector.threshold
+            write_arrays(out / EXAMPLE, median_example(category, test, result, detector.map_threshold))
+    record["threshold"], record["map_threshold"] = detector.threshold, detector.map_threshold
     record["standards"] = {
-        name: {"position_share": s.position_share, "two_sided": s.two_sided}
-        for name, s in detector.standardisers.items()
+        role: {name: {"position_share": s.position_share, "two_sided": s.two_sided} for name, s in part.items()}
+        for role, part in detector.standards.items()
     }
     record["images"] = {"train": len(category.train), "test": len(category.test)}
     record["config"] = identity["config"]

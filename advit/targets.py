@@ -80,14 +80,16 @@ class FilterTarget(nn.Module):
 
     Args:
         image_size: H. grid: patches along one side. cells: places along one side of a patch. levels: of the filters.
+        least_change: sd of a (logarithmic) feature that is added to what training images show.
 
     ``own`` is D, ``width`` that of the whole target, 2 D.
 
     Chosen: the paper does not say what its density describes. Test: tests/test_eq_targets.py
     """
 
-    def __init__(self, *, image_size: int, grid: int, cells: int, levels: int) -> None:
+    def __init__(self, *, image_size: int, grid: int, cells: int, levels: int, least_change: float) -> None:
         super().__init__()
+        self.least_change = least_change
         side, self.own = grid * cells, feature_count(levels)
         self.cells, self.width = cells, 2 * self.own
         self.bank = FilterBank(image_size=image_size, grid=side, levels=levels)
@@ -130,13 +132,16 @@ class FilterTarget(nn.Module):
                 if j == 0:
                     halves[i % 2][1].add(f)
         changed, plain = zip(*halves, strict=True)
-        strength = prior_strength(changed, plain)
+        strength = prior_strength(changed, plain, self.least_change)
         if min(m.count for m in plain) >= 2:
-            seen = [(changed[k].mean, whitening(changed[k], plain[k].count, strength)) for k in (1, 0)]
+            seen = [
+                (changed[k].mean, whitening(changed[k], plain[k].count, strength, self.least_change)) for k in (1, 0)
+            ]
             self._fit_near(images, seen)
         every = changed[0] + changed[1]
         self.mean.copy_(every.mean)
-        self.whitening.copy_(whitening(every, plain[0].count + plain[1].count, strength))
+        count = plain[0].count + plain[1].count
+        self.whitening.copy_(whitening(every, count, strength, self.least_change))
 
     def _fit_near(self, images: Iterable[Tensor], seen: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Set V: V V^T is the inverse of E[s s^T] over all places of images, its eigenvalues at least LEAST_NEAR.

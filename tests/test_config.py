@@ -40,6 +40,8 @@ def test_every_option_has_an_explanation_and_survives_json():
         ({"shift": 512}, "shift=512: must be below image_size=512."),
         ({"log_variance_floor": float("nan")}, "log_variance_floor=nan: must lie between"),
         ({"score": "combined", "standardise": "none"}, "score=combined adds maps of different units"),
+        ({"score": "combined", "score_standardise": "none"}, "set score_standardise=image, position or shrunk"),
+        ({"least_change": 0.0}, "least_change=0.0: must be above zero"),
         ({"model": "vt_adl", "mse_weight": 1.0}, "model=vt_adl has the public weights"),
         ({"model": "vt_adl", "score": "discrepancy"}, "vt_adl has no prior-association"),
     ],

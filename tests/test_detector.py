@@ -17,9 +17,14 @@ CPU = torch.device("cpu")
 
 def network(**options):
     net = nn.Identity()
-    small = {"evaluation_size": 8, "map_sigma": 0.0, "standardise": "position", "image_size": 32, "target_cells": 1}
+    small = {"evaluation_size": 8, "map_sigma": 0.0, "score_sigma": 0.0, "image_size": 32, "target_cells": 1}
+    small |= {"standardise": "image", "score_standardise": "position"}
     net.config = with_options(PRESETS["quick"], {**small, **options})
     return net
+
+
+def detector_of(net, standards, threshold=0.0):
+    return Detector(net, standards, standards, threshold, threshold)
 
 
 def standard(mean, sd, two_sided=False):
@@ -28,48 +33,62 @@ def standard(mean, sd, two_sided=False):
 
 def test_combined_is_the_mean_of_standardised_maps():
     scores = {"density": np.full((1, 2, 2), 5.0), "reconstruction": np.full((1, 2, 2), 0.03)}
-    detector = Detector(network(), {"density": standard(3, 4), "reconstruction": standard(0.01, 0.01)}, 0.0)
+    detector = detector_of(network(), {"density": standard(3, 4), "reconstruction": standard(0.01, 0.01)})
     assert detector.combine(scores, "combined") == pytest.approx(np.full((1, 2, 2), (0.5 + 2) / 2))
 
 
 def test_a_low_discrepancy_is_abnormal():
     scores = {"discrepancy": np.array([[[1.0, 3.0], [5.0, 3.0]]])}
-    one_sided = Detector(network(), {"discrepancy": standard(3, 2)}, 0.0).combine(scores, "discrepancy")
+    one_sided = detector_of(network(), {"discrepancy": standard(3, 2)}).combine(scores, "discrepancy")
     assert one_sided.tolist() == [[[1, 0], [-1, 0]]]
-    two_sided = Detector(network(), {"discrepancy": standard(3, 2, True)}, 0.0).combine(scores, "discrepancy")
+    two_sided = detector_of(network(), {"discrepancy": standard(3, 2, True)}).combine(scores, "discrepancy")
     assert two_sided.tolist() == [[[1, 0], [1, 0]]]
 
 
 def test_an_image_is_judged_by_the_statistics_of_the_others():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(12, 4, 4)) + rng.normal(size=(4, 4)) * 30
-    found = judge_by_others(network(), {"density": maps}, 5)
+    found = judge_by_others(network(evaluation_size=4), {"density": maps}, 5)
     rest = np.delete(maps, 5, axis=0)
+    assert np.allclose(found.maps[0], (maps[5] - rest.mean()) / rest.std(), atol=1e-4)
     sd = np.maximum(rest.std(axis=0), 0.3 * np.sqrt(rest.var(axis=0).mean()))
     expected = np.abs(maps[5] - rest.mean(axis=0)) / sd
-    assert np.allclose(found[0], expected, atol=1e-4)
+    assert found.scores == pytest.approx([expected.max()], rel=1e-4)
+
+
+def test_a_map_says_where_in_one_unit_and_the_image_score_whether_in_each_place_s_own():
+    flat, restless = standard(0, 1), Standardiser(np.zeros((2, 2)), np.array([[1.0, 1.0], [1.0, 10.0]]), 0.0, False)
+    detector = Detector(network(evaluation_size=2), {"density": flat}, {"density": restless}, 6.0, 5.0)
+    found = detector.judge_scores({"density": np.array([[[0.0, 4.0], [0.0, 8.0]], [[0.0, 6.0], [0.0, 0.0]]])})
+    assert found.maps.reshape(2, 4).argmax(axis=1).tolist() == [3, 1]  # the highest score, wherever it is
+    assert found.scores.tolist() == [4.0, 6.0]  # 8 is less than one sd where places vary that much
 
 
 def test_the_threshold_comes_from_the_kept_out_images_alone_and_keeps_its_rate(monkeypatch):
     rng = np.random.default_rng(1)
     place = rng.normal(size=(8, 8)) * 30
     draw = lambda n: (rng.normal(size=(n, 8, 8)) + place).astype(np.float32)  # noqa: E731
-    alarms = 0
+    alarms = np.zeros(2)
     for _ in range(60):
         maps = draw(40)
         monkeypatch.setattr(module, "score_images", lambda *a, maps=maps, **k: {"density": maps})
         kept_out = list(range(3, 40, 4))
         detector = calibrate(network(), None, 40, kept_out, CPU)
-        judged = [np.max(judge_by_others(network(), {"density": maps}, i)) for i in kept_out]
-        assert detector.threshold == pytest.approx(decision_threshold(np.array(judged)), rel=1e-5)
-        whole = fit_standardiser(maps, "position")
-        assert np.array_equal(detector.standardisers["density"].mean, whole.mean)
-        alarms += (detector.combine({"density": draw(20)}).max(axis=(1, 2)) > detector.threshold).sum()
-    assert alarms / 1200 < 0.04
+        judged = [judge_by_others(network(), {"density": maps}, i) for i in kept_out]
+        by_score, by_map = [j.scores[0] for j in judged], [j.maps.max() for j in judged]
+        assert detector.threshold == pytest.approx(decision_threshold(np.array(by_score)), rel=1e-5)
+        assert detector.map_threshold == pytest.approx(decision_threshold(np.array(by_map)), rel=1e-5)
+        for standards, how in ((detector.standardisers, "image"), (detector.deciders, "position")):
+            assert np.array_equal(standards["density"].mean, fit_standardiser(maps, how).mean)
+        found = detector.judge_scores({"density": draw(20)})
+        alarms += np.array(
+            [(found.scores > detector.threshold).sum(), (found.maps.max(axis=(1, 2)) > detector.map_threshold).sum()]
+        )
+    assert (alarms / 1200 < 0.04).all()
 
 
 def save(run, **standards):
-    Detector(network(), standards, 0.5).save(run, {"seed": 0})
+    detector_of(network(), standards, 0.5).save(run, {"seed": 0})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +113,8 @@ def test_a_calibration_may_hold_more_standards_than_the_map_needs(tmp_path, scor
     stored = {name: standard(3, 4) for name in [*module.PARTS[score], *others]}
     save(tmp_path, **stored)
     detector = load_calibration(network(score=score), tmp_path, {"seed": 0})
-    assert detector.threshold == 0.5 and set(detector.standardisers) == set(stored)
+    assert detector.threshold == detector.map_threshold == 0.5
+    assert set(detector.standardisers) == set(detector.deciders) == set(stored)
     assert np.array_equal(detector.combine({k: np.full((1, 2, 2), 5.0) for k in stored}), np.full((1, 2, 2), 0.5))
 
 
@@ -113,7 +133,7 @@ def test_scores_that_are_not_finite_end_training_and_no_map_is_made_of_them(monk
     monkeypatch.setattr(module, "score_images", lambda *a, **k: scores)
     with pytest.raises(TrainingError, match="weights whose discrepancy scores are not finite"):
         calibrate(network(), None, 6, [], CPU, wanted=["discrepancy"])
-    detector = Detector(network(), {name: standard(3, 2) for name in scores}, 0.0)
-    assert np.isfinite(detector.maps_of(scores)).all()
+    detector = detector_of(network(), {name: standard(3, 2) for name in scores})
+    assert np.isfinite(detector.judge_scores(scores).maps).all()
     with pytest.raises(CheckpointError, match="not finite"):
-        detector.maps_of(scores, "discrepancy")
+        detector.judge_scores(scores, "discrepancy")

@@ -35,7 +35,7 @@ def detector_of(**options) -> Detector:
     if network.target is not None:
         network.target.fit([IMAGES.float() / 255])
     scores = score_images(network, lambda i: IMAGES[i], 4, device=torch.device("cpu"))
-    return Detector(network, {k: fit_standardiser(v, "image") for k, v in scores.items()}, 0.0)
+    return Detector(network, *[{k: fit_standardiser(v, "image") for k, v in scores.items()}] * 2, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def detector_of(**options) -> Detector:
 def test_the_last_step_is_the_detector_s_map(options):
     detector = detector_of(**options)
     steps = density_steps(detector, IMAGES[2], MASK)
-    map_of_all = detector.maps(lambda i: IMAGES[[2]], 1, torch.device("cpu"))
+    map_of_all = detector.judge(lambda i: IMAGES[[2]], 1, torch.device("cpu")).maps
     assert steps.smoothed == pytest.approx(map_of_all[0], abs=1e-4)
     raw = score_images(detector.network, lambda i: IMAGES[[2]], 1, device=torch.device("cpu"), wanted=("density",))
     assert steps.nll == pytest.approx(raw["density"][0], abs=1e-5)
@@ -169,4 +169,4 @@ def test_no_curve_without_a_defect():
 def test_the_public_network_is_refused():
     public = build_network(with_options(PRESETS["vt_adl"], dict(image_size=32, patch=8, dim=16, depth=1, heads=2)), 0)
     with pytest.raises(ValueError, match="model=vt_adl"):
-        density_steps(Detector(public, {}, 0.0), IMAGES[0], MASK)
+        density_steps(Detector(public, {}, {}, 0.0, 0.0), IMAGES[0], MASK)

@@ -48,7 +48,7 @@ def a_run(n=9, grid=8, size=64) -> FinishedRun:
         masks[i, 8 * row + 1 : 8 * row + 7, 8 * column + 1 : 8 * column + 7] = True
     grown = np.stack([F.max_pool2d(torch.from_numpy(m)[None].float(), 3, 1, 1)[0].numpy() > 0 for m in masks])
     parts = Parts(rng.random(n), rng.random(n), grids.max(axis=(1, 2)) / 10)
-    return FinishedRun(grids, kinds, masks, grown, 1.5, size, 8.0, 0.0, grids + 1, parts)
+    return FinishedRun(grids, kinds, masks, grown, 1.5, size, 8.0, noisy_grids=grids + 1, parts=parts)
 
 
 def test_without_a_switch_it_is_the_evaluation_of_the_project():
@@ -73,6 +73,18 @@ def test_a_switch_moves_its_own_metrics_and_no_other(defect):
         may |= {"image_auroc", "image_f1"}
     assert {k for k in METRICS if base[k] != found[k]} <= may
     assert any(base[k] != found[k] for k in defect.metrics)
+
+
+def test_the_image_score_is_the_maximum_of_the_deciding_map():
+    run, rng = a_run(), np.random.default_rng(3)
+    deciding = rng.normal(size=run.grids.shape).astype(np.float32)
+    other = replace(run, deciding=deciding, score_sigma=16.0, noisy_deciding=deciding[::-1])
+    for switches, grids in (((), deciding), (("noise",), deciding[::-1])):
+        scores, base, found = pixel_maps(grids, 64, 16.0).max(axis=(1, 2)), judge(run, switches), judge(other, switches)
+        labels = run.kinds != "good"
+        assert found["image_auroc"] == image_metrics(scores, labels)["image_auroc"] != base["image_auroc"]
+        assert found["image_f1"] == f1_at(scores, labels, run.threshold)
+        assert (found["pixel_auroc"], found["pro"]) == (base["pixel_auroc"], base["pro"])
 
 
 def test_without_masks_only_image_metrics_are_defined():
@@ -189,7 +201,7 @@ def test_a_finished_run_has_everything_the_defects_need(tiny_mvtec):
     samples, network = open_category(tiny_mvtec, "part").test[1:4], small()  # two dents and a defect-free image
     test = ImageCache(samples, 32, mask_size=64)
     scores = score_images(network, test.batch, 3, device=CPU)
-    detector = Detector(network, {k: fit_standardiser(v, "none") for k, v in scores.items()}, 0.0)
+    detector = Detector(network, *[{k: fit_standardiser(v, "none") for k, v in scores.items()}] * 2, 0.0, 0.0)
     run = finished_run(detector, scores, samples, test.batch, CPU)
     assert (run.masks == np.stack([test.mask(i).numpy() for i in range(3)])).all()
     assert np.array_equal(run.grids, scores["density"]) and run.noisy_grids.shape == (3, 4, 4)

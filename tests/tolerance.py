@@ -49,7 +49,7 @@ config = with_options(preset("quick"), parse_options(sys.argv[4:]))
 record = train_run(category, config, seed=0, out=out, device=cpu, progress=False, pictures=False)
 detector, _ = load_run(out, cpu)
 cache = ImageCache(category.test, config.image_size)
-maps = detector.maps(cache.batch, len(category.test), cpu)
+maps = detector.judge(cache.batch, len(category.test), cpu).maps
 weights = np.concatenate([v.double().flatten().numpy() for v in detector.network.state_dict().values()])
 np.savez(out / "found.npz", maps=maps, weights=weights)
 """
