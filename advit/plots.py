@@ -114,7 +114,7 @@ def sheet_title(name: str, metrics: dict) -> str:
     """Category and its main metrics under full names, and what the outlines mean."""
     shown = {"image_auroc": "image-level AUROC", "pixel_auroc": "pixel-level AUROC", "aupro_0.3": "AU-PRO (FPR ≤ 0.3)"}
     found = [f"{label} {metrics[key]:.3f}" for key, label in shown.items() if metrics.get(key) is not None]
-    return ", ".join([name, *found]) + "\nCyan: outline of the true defect. White: where the map exceeds the threshold."
+    return ", ".join([name, *found]) + "\nCyan: outline of the true defect. White: where the map exceeds its threshold."
 
 
 def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
