@@ -73,7 +73,7 @@ def evaluate_files(dataset, maps, name, limit):
 
 
 def test_the_files_give_our_metrics_where_nothing_is_resized(data, runs, tmp_path, capsys):
-    """64 pixels everywhere: to 1e-9, from files, by other code. The image score of preset quick is the maximum of another map."""
+    """64 pixels everywhere: to 1e-9, from files, by other code."""
     assert cli.main(["export", str(runs), "--out", str(tmp_path / "maps"), "--quiet"]) == 0
     assert "gear             15 maps in" in capsys.readouterr().out
     for name in ("gear", "weave"):
