@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from advit.errors import ConfigError, DataError, nearest
+from advit.errors import AdvitError, ConfigError, DataError, nearest
 from advit.synthetic_defects import DEFECTS, Thing, add_defect
 from advit.synthetic_objects import Canvas, Connector, Gear
 from advit.synthetic_textures import Terrazzo, Weave
@@ -110,7 +110,8 @@ def write_dataset(
     ``out`` and are renamed at the end, so an interrupted call leaves nothing half-written.
 
     Raises ConfigError for an unknown category or a count that makes no sense, DataError if ``out`` holds anything that
-    is not a data set written by this function (one of other arguments is replaced). Test: tests/test_synthetic.py
+    is not a data set written by this function (one of other arguments is replaced), AdvitError if the disk is full or
+    cannot be written to. Test: tests/test_synthetic.py
     """
     out = Path(out)
     names = [check_category(name) for name in (CATEGORIES if categories is None else dict.fromkeys(categories))]
@@ -121,7 +122,6 @@ def write_dataset(
         return out
     check_replaceable(out)
     final = out.resolve()
-    final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -133,15 +133,24 @@ def write_dataset(
         if final.exists():
             shutil.rmtree(final)
         os.replace(part, final)
+    except OSError as error:
+        why = error.strerror or error
+        raise AdvitError(f"Cannot write {out}: {why}. Free some space or choose another folder.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
 
 
 def embedded_root(name: str = "synthetic-seed0", progress: bool = False, **plan: Any) -> Path:
-    """A data set of :func:`write_dataset`, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    """A data set of :func:`write_dataset`, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
+
+    Raises as :func:`write_dataset`, and says how to have another folder. Test: tests/test_synthetic.py
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return write_dataset(cache / "advit" / name, progress=progress, **plan)
+    try:
+        return write_dataset(cache / "advit" / name, progress=progress, **plan)
+    except AdvitError as error:
+        raise type(error)(f"{error} $XDG_CACHE_HOME says where the embedded data lie.") from error
 
 
 def jobs(plan: dict) -> Iterator[tuple[str, str, int]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from advit import synthetic
-from advit.errors import ConfigError, DataError
-from advit.synthetic import CATEGORIES, DEFECTS, defects_of, photograph, write_dataset
+from advit.errors import AdvitError, ConfigError, DataError
+from advit.synthetic import CATEGORIES, DEFECTS, defects_of, embedded_root, photograph, write_dataset
 
 KINDS = [(name, kind) for name in CATEGORIES for kind in defects_of(name)]
 SMALL = {"image_size": 64, "n_train": 3, "n_test_good": 2, "n_per_defect": 2}
@@ -138,6 +140,28 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "out", **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    save = Image.Image.save
+
+    def full(picture, path, **options):
+        if path.name == "001.png":
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(picture, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    advice = "No space left on device. Free some space or choose another folder."
+    with pytest.raises(AdvitError) as error:
+        write_dataset(tmp_path / "out", **SMALL)
+    assert str(error.value) == f"Cannot write {tmp_path}/out: {advice}"
+    with pytest.raises(AdvitError) as error:
+        embedded_root("set", **SMALL)
+    hint = "$XDG_CACHE_HOME says where the embedded data lie."
+    assert str(error.value) == f"Cannot write {tmp_path}/advit/set: {advice} {hint}"
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("advit", ".out.lock", ".set.lock")]
 
 
 def test_mistakes_are_named(tmp_path):
