@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from advit.errors import AdvitError, ConfigError, DataError, nearest
+from advit.files import exclusive
 from advit.synthetic_defects import DEFECTS, Thing, add_defect
 from advit.synthetic_objects import Canvas, Connector, Gear
 from advit.synthetic_textures import Terrazzo, Weave
@@ -107,7 +108,8 @@ def write_dataset(
 
     Layout: ``out/<category>/{train,test}/good/000.png``, ``out/<category>/test/<defect>/000.png`` and
     ``out/<category>/ground_truth/<defect>/000_mask.png`` (0 or 255). The files appear under a temporary name beside
-    ``out`` and are renamed at the end, so an interrupted call leaves nothing half-written.
+    ``out`` and are renamed at the end, so an interrupted call leaves nothing half-written. One process writes at a
+    time; another waits and takes what the first has written.
 
     Raises ConfigError for an unknown category or a count that makes no sense, DataError if ``out`` holds anything that
     is not a data set written by this function (one of other arguments is replaced), AdvitError if the disk is full or
@@ -122,23 +124,31 @@ def write_dataset(
         return out
     check_replaceable(out)
     final = out.resolve()
+    with exclusive(final.with_name(f".{final.name}.lock")):
+        if not is_complete(out, plan):  # another process may just have written it
+            try:
+                write_plan(final, plan, progress)
+            except OSError as error:
+                why = error.strerror or error
+                raise AdvitError(f"Cannot write {out}: {why}. Free some space or choose another folder.") from error
+    return out
+
+
+def write_plan(final: Path, plan: dict, progress: bool) -> None:
+    """Write the data set of a plan beside ``final`` and put it in its place; nothing is left if that fails."""
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         for job in tqdm(list(jobs(plan)), disable=not progress, unit="image", desc=final.name):
             write_picture(part, plan, *job)
-        text = README.format(version=VERSION, seed=seed, categories=", ".join(names), size=image_size)
-        (part / "README.txt").write_text(text, encoding="utf-8")
+        words = {"seed": plan["seed"], "categories": ", ".join(plan["categories"]), "size": plan["image_size"]}
+        (part / "README.txt").write_text(README.format(version=VERSION, **words), encoding="utf-8")
         (part / MANIFEST).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
         if final.exists():
             shutil.rmtree(final)
         os.replace(part, final)
-    except OSError as error:
-        why = error.strerror or error
-        raise AdvitError(f"Cannot write {out}: {why}. Free some space or choose another folder.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 def embedded_root(name: str = "synthetic-seed0", progress: bool = False, **plan: Any) -> Path:

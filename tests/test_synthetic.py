@@ -6,6 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -139,7 +142,27 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "photograph", fail_on_third)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "out", **SMALL)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+
+
+def test_of_two_calls_at_once_the_second_takes_what_the_first_has_written(tmp_path, monkeypatch):
+    few = SMALL | {"categories": ["weave"], "n_train": 2, "n_test_good": 0, "n_per_defect": 0}
+    draw, both, drawn = synthetic.photograph, threading.Barrier(2), []
+
+    def slow(*args, **kwargs):
+        drawn.append(threading.get_ident())
+        time.sleep(0.2)
+        return draw(*args, **kwargs)
+
+    def call():
+        both.wait()
+        files = write_dataset(tmp_path / "out", **few).rglob("*.png")
+        return {path.name: path.stat().st_ino for path in files}
+
+    monkeypatch.setattr(synthetic, "photograph", slow)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = (call.result() for call in [pool.submit(call) for _ in range(2)])
+    assert one == two and len(one) == 2 and len(drawn) == 2
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
