@@ -193,7 +193,8 @@ def command_localize(args: argparse.Namespace) -> None:
     detector, _ = load_run(args.run, device)
     rows = localize(detector, args.images, args.out, device, progress=not args.quiet)
     for row in rows:
-        print(f"{row['decision']:10} {row['score']:>12}  {row['image']}")
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in row["image"])
+        print(f"{row['decision']:10} {row['score']:>12}  {name}")
     print(f"{sum(r['decision'] == 'anomalous' for r in rows)} of {len(rows)} anomalous; {args.out / 'scores.csv'}")
 
 
