@@ -30,6 +30,7 @@ from advit.data import open_category
 from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.files import exclusive
 from advit.precision import resolve_precision
+from advit.remains import sweep
 from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET, TRAINING, identity_of, train_run
 from advit.samples import Category
 from advit.training import CHECKPOINT, LOG, total_steps
@@ -297,6 +298,7 @@ def train_spec(spec: RunSpec, store: Path, device: torch.device) -> None:
     with exclusive(folder.with_name(f".{folder.name}.lock")), one_thread():
         if is_stored(spec, store):
             return
+        sweep(folder)
         remove_damaged(folder)
         try:
             train_run(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from advit.errors import AdvitError, ConfigError, DataError, nearest
 from advit.files import exclusive
+from advit.remains import sweep
 from advit.synthetic_defects import DEFECTS, Thing, add_defect
 from advit.synthetic_objects import Canvas, Connector, Gear
 from advit.synthetic_textures import Terrazzo, Weave
@@ -136,6 +137,7 @@ def write_dataset(
 
 def write_plan(final: Path, plan: dict, progress: bool) -> None:
     """Write the data set of a plan beside ``final`` and put it in its place; nothing is left if that fails."""
+    sweep(final.parent, final.name)
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:

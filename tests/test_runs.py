@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -91,6 +93,16 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(run, data, tmp_path):
     assert cli.main(["train", "-p", "gear", "--data", str(data), "--out", str(tmp_path / "r"), "--quiet"]) == 0
     for name in ("checkpoint.safetensors", "calibration.safetensors", "scores.csv", "log.jsonl"):
         assert (run / name).read_bytes() == (tmp_path / "r" / name).read_bytes(), name
+
+
+def test_train_removes_what_a_killed_process_left_in_the_run(run, data, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = tmp_path / "r" / f".checkpoint.safetensors.{process.pid}.tmp.safetensors"
+    shutil.copytree(run, tmp_path / "r")
+    left.write_bytes(b"half")
+    assert cli.main(["train", "-p", "gear", "--data", str(data), "--out", str(left.parent), "--quiet", "--resume"]) == 0
+    assert {p.name for p in left.parent.iterdir()} == FILES
 
 
 def test_localize_writes_maps_in_the_size_of_the_image(run, data, tmp_path, capsys):

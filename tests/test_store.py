@@ -87,6 +87,16 @@ def test_pictures_are_added_to_a_stored_run(category, tmp_path):
     assert (folder / SHEET).exists() and (folder / EXAMPLE).exists() and weights(folder) == before
 
 
+def test_what_a_killed_process_left_in_a_run_goes(category, tmp_path):
+    folder = spec(category).folder(tmp_path)
+    folder.mkdir(parents=True)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (folder / f".checkpoint.safetensors.{process.pid}.tmp.safetensors").write_bytes(b"half")
+    require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
+    assert not list(folder.glob(".*"))
+
+
 def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path):
     require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
     folder = spec(category).folder(tmp_path)
