@@ -151,6 +151,7 @@ def print_warnings(root: Path, names: Sequence[str]) -> None:
 
 def command_train(args: argparse.Namespace) -> None:
     from advit.data import open_category
+    from advit.remains import sweep
     from advit.runs import train_run
     from advit.synthetic import embedded_root
 
@@ -163,6 +164,7 @@ def command_train(args: argparse.Namespace) -> None:
         out = args.out or Path("runs") / f"{category.name}-{args.preset}-seed{args.seed}"
         if args.out and len(categories) > 1:
             out = args.out / category.name
+        sweep(out)
         metrics = train_run(
             category, config, seed=args.seed, out=out, device=device, preset=args.preset, resume=args.resume,
             progress=not args.quiet,
@@ -193,7 +195,8 @@ def command_localize(args: argparse.Namespace) -> None:
     detector, _ = load_run(args.run, device)
     rows = localize(detector, args.images, args.out, device, progress=not args.quiet)
     for row in rows:
-        print(f"{row['decision']:10} {row['score']:>12}  {row['image']}")
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in row["image"])
+        print(f"{row['decision']:10} {row['score']:>12}  {name}")
     print(f"{sum(r['decision'] == 'anomalous' for r in rows)} of {len(rows)} anomalous; {args.out / 'scores.csv'}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from advit.detector import Detector
 from advit.errors import DataError
 from advit.files import atomic, write_text
 from advit.images import read_image, resize_image
-from advit.listing import IMAGE_SUFFIXES
+from advit.listing import IMAGE_SUFFIXES, is_image
 from advit.plots import MAP_COLOURS
 from advit.runs import score_cells
 
@@ -53,10 +54,10 @@ def find_images(paths: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
 
 
 def is_photo(path: Path, folder: Path, out: Path) -> bool:
-    """Whether a file below ``folder`` is an image to look at."""
+    """Whether a file below ``folder`` is an image to look at; a broken link counts, so that reading it names it."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ours = out.resolve() in path.resolve().parents
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not hidden and not ours
+    ours = Path(os.path.realpath(out)) in Path(os.path.realpath(path)).parents
+    return is_image(path) and not hidden and not ours
 
 
 def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, spread: float) -> np.ndarray:

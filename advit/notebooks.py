@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from advit.errors import NotebookError, nearest
+from advit.errors import AdvitError, NotebookError, nearest
 from advit.files import write_text
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -65,6 +65,7 @@ def execute(
     Raises:
         NotebookError: before running, for an unknown parameter (papermill only warns); for a cell that fails, takes
             too long, ends the kernel or leaves early, with the cell, the error and the place of the copy.
+        AdvitError: if the disk is full or cannot be written to; no copy is left.
 
     Test: tests/test_notebooks.py
     """
@@ -90,22 +91,25 @@ def execute(
             cwd=str(cwd),
             execution_timeout=timeout,
         )
-    except TimeoutError:
-        why = f"it took longer than {timeout} s"
-    except PapermillExecutionError:
-        pass  # the error is in the copy
-    except RuntimeError as error:
-        why = f"{one_line(str(error))}, perhaps for lack of memory"
-    except BaseException:  # Ctrl-C
-        running.unlink(missing_ok=True)
-        raise
-    else:
         executed = read(running)
         if first_error(executed) is None:
             write_notebook(target, clean(executed))
             failed.unlink(missing_ok=True)
             running.unlink()
             return
+    except TimeoutError:
+        why = f"it took longer than {timeout} s"
+    except PapermillExecutionError:
+        pass  # the error is in the copy
+    except RuntimeError as error:
+        why = f"{one_line(str(error))}, perhaps for lack of memory"
+    except OSError as error:  # papermill writes the copy after every cell
+        running.unlink(missing_ok=True)
+        what = f"{error.filename or running}: {error.strerror or error}"
+        raise AdvitError(f"Cannot write {what}. Free some space or choose another folder.") from error
+    except BaseException:  # Ctrl-C
+        running.unlink(missing_ok=True)
+        raise
     os.replace(running, failed)
     raise NotebookError(f"{source} stopped {where(read(failed), why)}. The copy that was executed is {failed}")
 

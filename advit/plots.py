@@ -26,6 +26,7 @@ STYLE = {
     "axes.titlepad": 3,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # names of folders and files are no formulas
     "svg.hashsalt": "advit",
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.05,
@@ -86,7 +87,7 @@ def contact_sheet(
     high = low + 3 * max(map_threshold - low, 1e-6)
     with house_style():
         figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.6), layout="constrained")
-        figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9, parse_math=False)
+        figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9)
         for part, (title, chosen) in zip(figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
             part.suptitle(title, fontsize=8, x=0.01, ha="left", fontweight="bold")
             axes = part.subplots(2, columns, squeeze=False)
@@ -97,7 +98,7 @@ def contact_sheet(
                 top.imshow(cache[int(i)].permute(1, 2, 0).numpy(), extent=(0, *mask.shape, 0))
                 if mask.any():
                     top.contour(mask, levels=[0.5], colors=TRUTH, linewidths=0.8)
-                top.set_title(f"{sample.defect} {sample.path.stem}"[:24], fontsize=6, parse_math=False)
+                top.set_title(f"{sample.defect} {sample.path.stem}"[:24], fontsize=6)
                 drawn = bottom.imshow(result.maps[i], cmap=MAP_COLOURS, vmin=low, vmax=high)
                 if result.maps[i].max() > map_threshold > result.maps[i].min():
                     bottom.contour(result.maps[i], levels=[map_threshold], colors=DECISION, linewidths=0.6)
@@ -134,7 +135,7 @@ def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
             ax.set_title(full_names[key])
             ax.grid(axis="x", color="0.9")
             ax.set_axisbelow(True)
-        axes[0].set_yticks(rows, table["category"], parse_math=False)
+        axes[0].set_yticks(rows, table["category"])
         axes[0].set_ylim(len(table) - 0.5, -0.6)
     return figure
 
@@ -153,7 +154,7 @@ def overview_figure(examples: Sequence[dict[str, np.ndarray]]) -> Figure:
             top.imshow(e["image"], extent=(0, *e["mask"].shape, 0))
             if e["mask"].any():
                 top.contour(e["mask"], levels=[0.5], colors=TRUTH, linewidths=1)
-            top.set_title(str(e["title"]).replace("_", " "), parse_math=False)
+            top.set_title(str(e["title"]).replace("_", " "))
             height = (e["anomaly_map"] - e["low"]) / span
             drawn = bottom.imshow(height, cmap=MAP_COLOURS, vmin=0, vmax=2)
             if height.max() > 1 > height.min():

@@ -158,7 +158,7 @@ def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure
             ax.set_xlim(0, 1.05)  # a whole mark at 1
             ax.grid(axis="x", color="0.92")
             ax.set_axisbelow(True)
-        axes[0].set_yticks(range(len(categories)), [c.replace("_", " ") for c in categories], parse_math=False)
+        axes[0].set_yticks(range(len(categories)), [c.replace("_", " ") for c in categories])
         axes[0].set_ylim(len(categories) - 0.5, -0.5)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)

@@ -21,8 +21,8 @@ MARKERS = "osD^vP"
 
 
 def spoken(name: str) -> str:
-    """A folder's name as words; no part of it is read as a formula."""
-    return name.replace("_", " ").replace("$", r"\$")
+    """A folder's name as words."""
+    return name.replace("_", " ")
 
 
 def outline(ax: Axes, mask: np.ndarray) -> None:

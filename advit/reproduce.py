@@ -23,6 +23,7 @@ from advit.errors import ConfigError, nearest
 from advit.files import atomic, write_json, write_text
 from advit.notebooks import execute, notebook_paths
 from advit.published import FOLDER
+from advit.remains import sweep
 from advit.report import build_report
 from advit.results import code_version, device_name, versions
 from advit.runs import SHEET
@@ -101,6 +102,8 @@ def reproduce(job: Job, device: torch.device, only: Sequence[str] = (), progress
     study = open_study(
         job.profile, job.data_root or "", job.categories, job.seeds, device=device, progress=progress, store=job.store
     )
+    for folder in (job.store, *(p for top in (job.results, job.figures) for p in (top, *top.rglob("*")))):
+        sweep(folder)
     code = code_version()
     digests = {name: study.digest(name) for name in study.categories}
     names = list(study.experiments())

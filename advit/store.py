@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,19 +17,23 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
+from PIL import Image
+from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from advit.calibration import held_out
 from advit.config import ADViTConfig
 from advit.data import open_category
-from advit.errors import AdvitError, TrainingError
+from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.files import exclusive
 from advit.precision import resolve_precision
-from advit.runs import EXAMPLE, METRICS, PATCHES, identity_of, train_run
+from advit.remains import sweep
+from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET, TRAINING, identity_of, train_run
 from advit.samples import Category
-from advit.training import LOG, total_steps
+from advit.training import CHECKPOINT, LOG, total_steps
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left {postfix}"
 PRESENTATION = ("cli", "__main__", "plots", "readme", "report", "localize", "data_download", "data_check")
@@ -109,9 +114,54 @@ def stored_record(spec: RunSpec, store: Path) -> dict[str, Any] | None:
         record = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    complete = "image_auroc" not in record or (folder / PATCHES).exists()
-    drawn = not spec.pictures or "image_auroc" not in record or (folder / EXAMPLE).exists()
-    return record if isinstance(record, dict) and complete and drawn else None
+    judged = isinstance(record, dict) and "image_auroc" in record
+    wanted = judged * [PATCHES, *([SHEET, EXAMPLE] if spec.pictures else [])]
+    return record if isinstance(record, dict) and all((folder / name).exists() for name in wanted) else None
+
+
+def is_stored(spec: RunSpec, store: Path) -> bool:
+    """Whether a run is finished and every file of it can be opened."""
+    return stored_record(spec, store) is not None and not damaged(spec.folder(store))
+
+
+def damaged(folder: Path) -> list[Path]:
+    """Files of a run that were cut off or overwritten after they had been written whole. Test: tests/test_store.py"""
+    return [path for path in sorted(folder.glob("[!.]*.*")) if path.is_file() and not opens(path)]
+
+
+def opens(path: Path) -> bool:
+    """Whether a file is whole by what its format says of itself; weights are measured and not read.
+
+    Raises OSError if it may not be read, which is no damage.
+    """
+    with open(path, "rb") as file:
+        try:
+            if path.suffix == ".npz":
+                return ZipFile(file).testzip() is None
+            if path.suffix == ".png":
+                Image.open(file).verify()
+            elif path.suffix == ".safetensors":
+                safe_open(path, framework="pt").keys()
+            else:
+                text = file.read().decode()
+                for part in {".json": [text], ".jsonl": text.splitlines()}.get(path.suffix, []):
+                    json.loads(part)
+                return text.endswith("\n")
+        except Exception:  # readers meet arbitrary bytes with errors of any type
+            return False
+    return True
+
+
+def remove_damaged(folder: Path) -> None:
+    """Remove the damaged files of a run and its record, with a line on stderr; what is whole is not made again."""
+    names = {path.name for path in damaged(folder)}
+    if not names:
+        return
+    tqdm.write(f"advit: damaged, made again: {', '.join(sorted(names))} in {folder}", file=sys.stderr)
+    if names & {CHECKPOINT, TRAINING}:  # weights, and when and where they were made
+        names |= {CHECKPOINT, TRAINING}
+    for name in (METRICS, *sorted(names)):  # the record first: without it a run is not finished
+        (folder / name).unlink(missing_ok=True)
 
 
 def require_runs(
@@ -120,14 +170,15 @@ def require_runs(
     """Train what is not stored. Runs go side by side in processes of one thread each, one at a time on a GPU.
 
     One thread each, so that the numbers of a CPU do not depend on how many cores it has or how many runs go side by
-    side. A run is written by one process at a time (others wait for it), survives a kill, and continues.
+    side. A run is written by one process at a time (others wait for it), survives a kill, and continues. Files that
+    were damaged since are made again.
 
     Raises:
         AdvitError: the first that a run raised, or if a process died (out of memory, killed); finished runs are kept.
 
     Test: tests/test_store.py
     """
-    missing = [spec for spec in specs if stored_record(spec, store) is None]
+    missing = [spec for spec in specs if not is_stored(spec, store)]
     todo = {spec.folder(store): spec for spec in sorted(missing, key=lambda s: s.pictures)}  # with pictures wins
     if not todo:
         return
@@ -241,12 +292,14 @@ def one_thread() -> Iterator[None]:
 def train_spec(spec: RunSpec, store: Path, device: torch.device) -> None:
     """Train, calibrate and analyse one run in its folder of the store; nothing to do if it is finished.
 
-    Raises TrainingError naming category, seed and folder.
+    Raises TrainingError naming category, seed and folder, CheckpointError with what to delete.
     """
     folder = spec.folder(store)
     with exclusive(folder.with_name(f".{folder.name}.lock")), one_thread():
-        if stored_record(spec, store) is not None:
+        if is_stored(spec, store):
             return
+        sweep(folder)
+        remove_damaged(folder)
         try:
             train_run(
                 open_category(spec.root, spec.category), spec.config, seed=spec.seed, out=folder, device=device,
@@ -254,6 +307,8 @@ def train_spec(spec: RunSpec, store: Path, device: torch.device) -> None:
             )  # fmt: skip
         except TrainingError as error:
             raise TrainingError(f"{spec.category}, seed {spec.seed}, in {folder}: {error}") from error
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} To train it again, delete {folder}.") from error
 
 
 def make_spec(

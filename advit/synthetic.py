@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from advit.errors import ConfigError, DataError, nearest
+from advit.errors import AdvitError, ConfigError, DataError, nearest
+from advit.files import exclusive
+from advit.remains import sweep
 from advit.synthetic_defects import DEFECTS, Thing, add_defect
 from advit.synthetic_objects import Canvas, Connector, Gear
 from advit.synthetic_textures import Terrazzo, Weave
@@ -107,10 +109,12 @@ def write_dataset(
 
     Layout: ``out/<category>/{train,test}/good/000.png``, ``out/<category>/test/<defect>/000.png`` and
     ``out/<category>/ground_truth/<defect>/000_mask.png`` (0 or 255). The files appear under a temporary name beside
-    ``out`` and are renamed at the end, so an interrupted call leaves nothing half-written.
+    ``out`` and are renamed at the end, so an interrupted call leaves nothing half-written. One process writes at a
+    time; another waits and takes what the first has written.
 
     Raises ConfigError for an unknown category or a count that makes no sense, DataError if ``out`` holds anything that
-    is not a data set written by this function (one of other arguments is replaced). Test: tests/test_synthetic.py
+    is not a data set written by this function (one of other arguments is replaced), AdvitError if the disk is full or
+    cannot be written to. Test: tests/test_synthetic.py
     """
     out = Path(out)
     names = [check_category(name) for name in (CATEGORIES if categories is None else dict.fromkeys(categories))]
@@ -121,27 +125,44 @@ def write_dataset(
         return out
     check_replaceable(out)
     final = out.resolve()
-    final.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(final.with_name(f".{final.name}.lock")):
+        if not is_complete(out, plan):  # another process may just have written it
+            try:
+                write_plan(final, plan, progress)
+            except OSError as error:
+                why = error.strerror or error
+                raise AdvitError(f"Cannot write {out}: {why}. Free some space or choose another folder.") from error
+    return out
+
+
+def write_plan(final: Path, plan: dict, progress: bool) -> None:
+    """Write the data set of a plan beside ``final`` and put it in its place; nothing is left if that fails."""
+    sweep(final.parent, final.name)
     part = final.with_name(f".{final.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         for job in tqdm(list(jobs(plan)), disable=not progress, unit="image", desc=final.name):
             write_picture(part, plan, *job)
-        text = README.format(version=VERSION, seed=seed, categories=", ".join(names), size=image_size)
-        (part / "README.txt").write_text(text, encoding="utf-8")
+        words = {"seed": plan["seed"], "categories": ", ".join(plan["categories"]), "size": plan["image_size"]}
+        (part / "README.txt").write_text(README.format(version=VERSION, **words), encoding="utf-8")
         (part / MANIFEST).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
         if final.exists():
             shutil.rmtree(final)
         os.replace(part, final)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 def embedded_root(name: str = "synthetic-seed0", progress: bool = False, **plan: Any) -> Path:
-    """A data set of :func:`write_dataset`, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    """A data set of :func:`write_dataset`, made once under the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
+
+    Raises as :func:`write_dataset`, and says how to have another folder. Test: tests/test_synthetic.py
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return write_dataset(cache / "advit" / name, progress=progress, **plan)
+    try:
+        return write_dataset(cache / "advit" / name, progress=progress, **plan)
+    except AdvitError as error:
+        raise type(error)(f"{error} $XDG_CACHE_HOME says where the embedded data lie.") from error
 
 
 def jobs(plan: dict) -> Iterator[tuple[str, str, int]]:

@@ -1,5 +1,6 @@
 """notebooks.py: runs leave equal bytes, failures say where, and the notebooks of the repository keep the rules."""
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from advit.errors import NotebookError
+from advit.errors import AdvitError, NotebookError
 from advit.notebook_rules import check
 from advit.notebooks import WIDGET, clean, execute, notebook_paths
 
@@ -122,6 +123,29 @@ def test_a_failing_cell_is_named_and_the_copy_kept(tmp_path, code, message):
     assert str(caught.value).endswith(f"The copy that was executed is {failed}")
     assert "after" not in printed(failed) and target.read_text() == "old"
     assert sorted(p.name for p in target.parent.iterdir()) == ["01_a.failed.ipynb", "01_a.ipynb"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writes", [0, 1, 4], ids=["at once", "before a cell", "after a cell"])
+def test_a_full_disk_is_named_and_no_copy_left(tmp_path, monkeypatch, writes):
+    from papermill.iorw import LocalHandler
+
+    write_whole, written = LocalHandler.write, []
+
+    def full(handler, text, path):
+        written.append(path)
+        if len(written) <= writes:
+            return write_whole(handler, text, path)
+        Path(path).write_text(text[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LocalHandler, "write", full)
+    source, target = write(tmp_path / "01_a.ipynb", "print(1)"), tmp_path / "out" / "01_a.ipynb"
+    with pytest.raises(AdvitError) as caught:
+        run(source, target, {})
+    why = "No space left on device. Free some space or choose another folder."
+    assert str(caught.value) == f"Cannot write {target.with_name('01_a.running.ipynb')}: {why}"
+    assert list(target.parent.iterdir()) == [] and written
 
 
 @pytest.mark.slow

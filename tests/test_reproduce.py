@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +124,18 @@ def test_a_failing_notebook_stops_it_keeps_what_was_and_continues_later(place, c
     notebook(place / "notebooks/02_other.ipynb", "x = 2")
     assert "01_main: up to date" in run(place)
     assert not (folder / "notebooks/02_other.failed.ipynb").exists()
+
+
+def test_what_a_killed_job_left_goes(place):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = [f"{folder}/.x.json.{process.pid}.tmp.json" for folder in
+            ("results/smoke-set", "results/smoke-set/runs", "figures/smoke-set", "runs/store")]  # fmt: skip
+    for name in left:
+        (place / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "out" / name).write_text("half")
+    run(place, only=["01"])
+    assert not [name for name in left if (place / "out" / name).exists()]
 
 
 def test_only_some_notebooks(place):

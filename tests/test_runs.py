@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,6 +95,16 @@ def test_two_runs_of_one_seed_are_equal_to_the_bit(run, data, tmp_path):
         assert (run / name).read_bytes() == (tmp_path / "r" / name).read_bytes(), name
 
 
+def test_train_removes_what_a_killed_process_left_in_the_run(run, data, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = tmp_path / "r" / f".checkpoint.safetensors.{process.pid}.tmp.safetensors"
+    shutil.copytree(run, tmp_path / "r")
+    left.write_bytes(b"half")
+    assert cli.main(["train", "-p", "gear", "--data", str(data), "--out", str(left.parent), "--quiet", "--resume"]) == 0
+    assert {p.name for p in left.parent.iterdir()} == FILES
+
+
 def test_localize_writes_maps_in_the_size_of_the_image(run, data, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -123,6 +136,32 @@ def test_localize_is_not_confused_by_its_own_results_or_by_names(run, data, tmp_
         image.save(folder / "a.jpg")
     assert cli.main(["localize", str(run), str(folder), "--out", str(tmp_path / "o"), "--quiet"]) == 1
     assert "would be saved under one name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.symlink_to(path.name), "cannot decode {}: too many levels of symbolic links."),
+        (lambda path: path.symlink_to("/nowhere/b.png"), "cannot decode {}: no such file or directory."),
+        (os.mkfifo, "cannot read {}: it is a pipe, a socket or a device."),
+    ],
+    ids=["loop", "dangling", "pipe"],
+)
+def test_localize_names_what_cannot_be_opened(run, data, tmp_path, capsys, make, message):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(data / "gear" / "test" / "good" / "000.png", tmp_path / "photos" / "a.png")
+    make(tmp_path / "photos" / "b.png")
+    assert cli.main(["localize", str(run), str(tmp_path / "photos"), "--out", str(tmp_path / "o"), "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"advit: {message.format(tmp_path / 'photos' / 'b.png')} Re") and error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_localize_prints_no_control_characters(run, data, tmp_path, capsys):
+    image = tmp_path / "\x1b[31mrot ä.png"
+    shutil.copy(data / "gear" / "test" / "good" / "000.png", image)
+    assert cli.main(["localize", str(run), str(image), "--out", str(tmp_path / "o"), "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("  \\x1b[31mrot ä.png")
 
 
 def test_localize_scores_a_test_image_as_evaluate_did(run, data, tmp_path):

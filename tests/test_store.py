@@ -16,10 +16,20 @@ import torch
 
 import advit.store as store_module
 from advit.data import data_digest, open_category
-from advit.errors import AdvitError, TrainingError
+from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.profiles import PROFILES
 from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET
-from advit.store import code_digest, decisive_modules, make_spec, require_runs, statements, stored_record, work
+from advit.store import (
+    code_digest,
+    damaged,
+    decisive_modules,
+    is_stored,
+    make_spec,
+    require_runs,
+    statements,
+    stored_record,
+    work,
+)
 from advit.synthetic import write_dataset
 
 CPU = torch.device("cpu")
@@ -77,6 +87,16 @@ def test_pictures_are_added_to_a_stored_run(category, tmp_path):
     assert (folder / SHEET).exists() and (folder / EXAMPLE).exists() and weights(folder) == before
 
 
+def test_what_a_killed_process_left_in_a_run_goes(category, tmp_path):
+    folder = spec(category).folder(tmp_path)
+    folder.mkdir(parents=True)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (folder / f".checkpoint.safetensors.{process.pid}.tmp.safetensors").write_bytes(b"half")
+    require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
+    assert not list(folder.glob(".*"))
+
+
 def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path):
     require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
     folder = spec(category).folder(tmp_path)
@@ -84,6 +104,72 @@ def test_a_damaged_record_is_made_again_and_its_weights_kept(category, tmp_path)
     (folder / METRICS).write_text('{"image_auroc": 0.')
     require_runs([spec(category)], tmp_path, CPU, processes=1, progress=False)
     assert stored_record(spec(category), tmp_path)["image_auroc"] > 0 and weights(folder) == before
+
+
+@pytest.fixture(scope="module")
+def drawn(category, tmp_path_factory):
+    """A store of one run with pictures."""
+    store = tmp_path_factory.mktemp("drawn")
+    require_runs([spec(category, pictures=True)], store, CPU, processes=1, progress=False)
+    return store
+
+
+FILES = (
+    "checkpoint.safetensors", "calibration.safetensors", "config.json", "training.json", METRICS, "log.jsonl",
+    "scores.csv", PATCHES, EXAMPLE, SHEET,
+)  # fmt: skip
+
+
+def test_every_file_that_is_cut_off_is_noticed(category, drawn, tmp_path):
+    wanted = spec(category, pictures=True)
+    shutil.copytree(drawn, tmp_path / "store")
+    folder = wanted.folder(tmp_path / "store")
+    assert is_stored(wanted, tmp_path / "store") and {p.name for p in folder.iterdir()} == set(FILES)
+    for name in FILES:
+        whole = (folder / name).read_bytes()
+        for size in (0, len(whole) // 2, len(whole) - 20):
+            (folder / name).write_bytes(whole[:size])
+            assert damaged(folder) == [folder / name] and not is_stored(wanted, tmp_path / "store"), (name, size)
+        (folder / name).write_bytes(whole)
+    assert is_stored(wanted, tmp_path / "store")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_made_again_and_the_rest_kept(category, drawn, tmp_path, capsys, name, finished):
+    shutil.copytree(drawn, tmp_path / "store")
+    wanted, store = spec(category, pictures=True), tmp_path / "store"
+    folder = wanted.folder(store)
+    made_before = json.loads((folder / "training.json").read_text()) | {"seconds": 77.0}
+    (folder / "training.json").write_text(json.dumps(made_before) + "\n")
+    whole = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert set(whole) == set(FILES)
+    (folder / name).write_bytes(whole[name][: len(whole[name]) // 2])
+    if not finished:
+        (folder / METRICS).unlink(missing_ok=True)
+    require_runs([wanted], store, CPU, processes=1, progress=False)
+    line = f"advit: damaged, made again: {name} in {folder}\n" * (finished or name != METRICS)
+    assert capsys.readouterr().err == line
+    assert stored_record(wanted, store)["image_auroc"] == stored_record(wanted, drawn)["image_auroc"]
+    made = {p.name: p.read_bytes() for p in folder.iterdir()}
+    differing = {k for k in made.keys() | whole.keys() if made.get(k) != whole.get(k)}
+    assert differing <= {METRICS, "training.json"}  # which hold times
+    kept = name not in ("checkpoint.safetensors", "training.json")
+    assert (made["training.json"] == whole["training.json"]) == kept, "when weights were made belongs to the weights"
+
+
+def test_weights_of_another_run_are_named_with_what_to_delete(category, drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path / "store")
+    wanted = spec(category, pictures=True)
+    folder = wanted.folder(tmp_path / "store")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"seed": 5}) + "\n")
+    (folder / METRICS).unlink()
+    with pytest.raises(CheckpointError) as error:
+        require_runs([wanted], tmp_path / "store", CPU, processes=1, progress=False)
+    assert str(error.value).startswith(f"{folder} holds another run: seed (there 5, now 0).")
+    assert str(error.value).endswith(f" To train it again, delete {folder}.")
 
 
 def test_a_run_of_one_step_still_fits_its_target_and_scores(category):

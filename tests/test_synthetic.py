@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,8 +17,8 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
 from advit import synthetic
-from advit.errors import ConfigError, DataError
-from advit.synthetic import CATEGORIES, DEFECTS, defects_of, photograph, write_dataset
+from advit.errors import AdvitError, ConfigError, DataError
+from advit.synthetic import CATEGORIES, DEFECTS, defects_of, embedded_root, photograph, write_dataset
 
 KINDS = [(name, kind) for name in CATEGORIES for kind in defects_of(name)]
 SMALL = {"image_size": 64, "n_train": 3, "n_test_good": 2, "n_per_defect": 2}
@@ -137,7 +142,49 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "photograph", fail_on_third)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "out", **SMALL)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+
+
+def test_of_two_calls_at_once_the_second_takes_what_the_first_has_written(tmp_path, monkeypatch):
+    few = SMALL | {"categories": ["weave"], "n_train": 2, "n_test_good": 0, "n_per_defect": 0}
+    draw, both, drawn = synthetic.photograph, threading.Barrier(2), []
+
+    def slow(*args, **kwargs):
+        drawn.append(threading.get_ident())
+        time.sleep(0.2)
+        return draw(*args, **kwargs)
+
+    def call():
+        both.wait()
+        files = write_dataset(tmp_path / "out", **few).rglob("*.png")
+        return {path.name: path.stat().st_ino for path in files}
+
+    monkeypatch.setattr(synthetic, "photograph", slow)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = (call.result() for call in [pool.submit(call) for _ in range(2)])
+    assert one == two and len(one) == 2 and len(drawn) == 2
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    save = Image.Image.save
+
+    def full(picture, path, **options):
+        if path.name == "001.png":
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(picture, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    advice = "No space left on device. Free some space or choose another folder."
+    with pytest.raises(AdvitError) as error:
+        write_dataset(tmp_path / "out", **SMALL)
+    assert str(error.value) == f"Cannot write {tmp_path}/out: {advice}"
+    with pytest.raises(AdvitError) as error:
+        embedded_root("set", **SMALL)
+    hint = "$XDG_CACHE_HOME says where the embedded data lie."
+    assert str(error.value) == f"Cannot write {tmp_path}/advit/set: {advice} {hint}"
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("advit", ".out.lock", ".set.lock")]
 
 
 def test_mistakes_are_named(tmp_path):
