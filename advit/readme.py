@@ -23,8 +23,8 @@ MARKS = {
     SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
 CLAIMS = (
-    "The paper's claims: estimate, 95 % interval, and over what. Yes: the interval lies on the side of the claim; no:"
-    " on the other side, however small; no difference: around 0 and within 0.02. Categories are units where there are"
+    "The paper's claims: estimate, 95 % interval, and over what. No difference: the interval lies within 0.02 of none;"
+    " else yes: on the side of the claim; no: on the other side. Categories are units where there are"
     " several, their seeds averaged; else seeds, and the interval speaks of other seeds on the same images. Of twenty"
     " such intervals one excludes no effect by chance. AD (association discrepancy): how far what a patch attends to "
     "differs from a Gaussian around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: "
@@ -127,10 +127,8 @@ def claim_cell(row: pd.Series) -> str:
     if pd.isna(row["value"]):
         return MARKS[row["verdict"]]
     value, low, high = (row[k] for k in ("value", "low", "high"))
-    tiny = row["verdict"] in (SUPPORTED, AGAINST) and max(abs(low), abs(high)) < 0.0005  # 0.000 would not tell its side
-    digits = 4 if tiny else 3
-    interval = "" if pd.isna(low) else f" [{low:.{digits}f}, {high:.{digits}f}], {row['units']}"
-    return f"{MARKS[row['verdict']]}: {value:.{digits}f}{interval}"
+    interval = "" if pd.isna(low) else f" [{low:.3f}, {high:.3f}], {row['units']}"
+    return f"{MARKS[row['verdict']]}: {value:.3f}{interval}"
 
 
 def small_print(folder: Path) -> str:

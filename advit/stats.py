@@ -176,13 +176,13 @@ MARGIN = 0.02  # of a metric or a probability: less is of no use to anybody
 def verdict(estimate: Estimate | None, null: float = 0.0) -> str:
     """What an estimate says of a claim "greater than ``null``": by where its 95 % interval lies.
 
-    Wholly above: supported. Wholly below: the opposite. Within MARGIN of ``null``: shown to make no difference of use.
-    Anything else is undecided. Test: tests/test_stats.py
+    Within MARGIN of ``null``: shown to make no difference of use, whichever side it lies on. Else wholly above:
+    supported; wholly below: the opposite; anything else is undecided. Test: tests/test_stats.py
     """
     if estimate is None or estimate.low is None:
         return UNTESTED
+    if null - MARGIN <= estimate.low and estimate.high <= null + MARGIN:
+        return NEGLIGIBLE
     if estimate.low > null:
         return SUPPORTED
-    if estimate.high < null:
-        return AGAINST
-    return NEGLIGIBLE if null - MARGIN <= estimate.low and estimate.high <= null + MARGIN else UNDECIDED
+    return AGAINST if estimate.high < null else UNDECIDED

@@ -116,6 +116,7 @@ def test_pairs_are_matched_by_category_and_seed_whatever_their_order():
 @pytest.mark.parametrize(
     "low, high, expected",
     [(0.1, 0.3, SUPPORTED), (-0.3, -0.1, AGAINST), (-0.1, 0.2, UNDECIDED), (-0.01, 0.02, NEGLIGIBLE),
+     (0.0001, 0.0003, NEGLIGIBLE), (-0.019, -0.001, NEGLIGIBLE), (0.001, 0.03, SUPPORTED), (-0.03, -0.001, AGAINST),
      (None, None, UNTESTED)],
 )
 def test_verdict_follows_from_the_interval(low, high, expected):
