@@ -33,6 +33,8 @@ CLAIMS = (
     "that place. Main: the model of the tables; ablation: a smaller one, in which one option changes:"
 )
 
+BEFORE = ". An earlier version said yes or no of an interval on one side, however small:"
+
 
 def reproductions(results: Path) -> dict[str, Path]:
     """Name of the data -> folder of its reproduction: the embedded data, then every folder in ``results/real``."""
@@ -57,7 +59,7 @@ def results_block(results: Path) -> str:
         Table(methods_table(found), "").markdown(),
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
         *(part for path in sorted((results / "study").glob("*/runs.csv")) for part in study_parts(path.parent)),
-        CLAIMS,
+        CLAIMS.removesuffix(":") + BEFORE if any(earlier(path) for path in found.values()) else CLAIMS,
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts) + "\n"
