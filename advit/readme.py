@@ -16,9 +16,13 @@ from advit.speed import speed_block
 from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 from advit.tables import FULL_NAMES, MAIN_KEYS, Table
 
-MARKERS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
-SPEED = re.compile(r"(<!-- speed -->\n).*?(<!-- /speed -->)", re.DOTALL)
-TOLERANCE = re.compile(r"(<!-- tolerance -->\n).*?(<!-- /tolerance -->)", re.DOTALL)
+
+def between(name: str) -> re.Pattern[str]:
+    """What lies between the markers of this name, the markers as groups."""
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+
+
+MARKERS, SPEED, TOLERANCE = between("results"), between("speed"), between("tolerance")
 MARKS = {
     SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
@@ -30,10 +34,10 @@ CLAIMS = (
     "differs from a Gaussian around it. C1: AD is lower on defects. C2: minimax training widens that difference. C3: "
     "the density map localises better than the other maps. C4: noise on the features helps. C5: ADViT beats other "
     "methods. C6: more Gaussians help, then level off. Place removed: less the mean of defect-free test images at "
-    "that place. Main: the model of the tables; ablation: a smaller one, in which one option changes:"
+    "that place. Main: the model of the tables; ablation: a smaller one, in which one option changes"
 )
 
-BEFORE = ". An earlier version said yes or no of an interval on one side, however small:"
+BEFORE = ". An earlier version said yes or no of an interval on one side, however small"
 
 
 def reproductions(results: Path) -> dict[str, Path]:
@@ -59,7 +63,7 @@ def results_block(results: Path) -> str:
         Table(methods_table(found), "").markdown(),
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
         *(part for path in sorted((results / "study").glob("*/runs.csv")) for part in study_parts(path.parent)),
-        CLAIMS.removesuffix(":") + BEFORE if any(earlier(path) for path in found.values()) else CLAIMS,
+        CLAIMS + (BEFORE if any(earlier(path) for path in found.values()) else "") + ":",
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts) + "\n"
