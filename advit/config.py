@@ -14,6 +14,7 @@ CHOICES = {
     "density_target": ("filters", "pixels", "encoded"),
     "density_score": ("nll", "surprise"),
     "minimax": ("both", "maximise", "minimise", "none"),
+    "kernels": ("plain", "fused"),
     "precision": ("float32", "bfloat16", "float64", "auto"),
     "schedule": ("constant", "cosine"),
     "score": ("density", "reconstruction", "discrepancy", "association", "combined"),
@@ -22,8 +23,7 @@ CHOICES = {
 }
 
 
-MOST = {"filter_levels": 16, "depth": 1000, "mask_draws": 1000}  # beyond, a run would not end
-MOST |= {"map_sigma": 512, "score_sigma": 512}
+MOST = {"filter_levels": 16, "depth": 1000, "mask_draws": 1000, "map_sigma": 512, "score_sigma": 512}  # else endless
 LARGEST_SEED = 10**12  # with the step number it still fits the generators' 64 bits
 
 
@@ -90,6 +90,7 @@ class ADViTConfig:
     shift: int = option(0, "training images are moved by up to this many pixels, edges reflected")
     brightness: float = option(0.0, "training images are multiplied by 1 +- this")
     precision: str = option("float32", "of matrix products; float64: of all; auto: bfloat16 where the device has it")
+    kernels: str = option("plain", "arithmetic of the discrepancy: plain, or fused by torch.compile (wants a C++ compiler)")
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")

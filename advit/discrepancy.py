@@ -56,15 +56,15 @@ class _SymmetricKL(torch.autograd.Function):
         ctx.save_for_backward(q, k, sigma)
         ctx.eps = eps
         with without_autocast(q):
-            return divergence_of(q, k, sigma, eps, None, (False, False)).value
+            return divergence_of(q, k, sigma, eps, torch.ones_like(sigma), (False, False))[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         needed = ctx.needs_input_grad
         with without_autocast(gradient):
-            d = divergence_of(*ctx.saved_tensors, ctx.eps, gradient, (needed[0] or needed[1], needed[2]))
-        return *(_like(g, x) for g, x in zip((d.d_q, d.d_k, d.d_sigma), ctx.saved_tensors, strict=True)), None
+            found = divergence_of(*ctx.saved_tensors, ctx.eps, gradient, (needed[0] or needed[1], needed[2]))
+        return *found[1:], None
 
 
 class _MeanSymmetricKL(torch.autograd.Function):
@@ -74,24 +74,20 @@ class _MeanSymmetricKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, eps: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, eps: float, kernels: str) -> Tensor:
         needed = ctx.needs_input_grad
         weight = torch.full_like(sigma, 1 / sigma.numel())
         with without_autocast(q):
-            d = divergence_of(q, k, sigma, eps, weight, (needed[0] or needed[1], needed[2]))
-        ctx.save_for_backward(*(_like(g, x) for g, x in zip((d.d_q, d.d_k, d.d_sigma), (q, k, sigma), strict=True)))
-        return d.value.mean()
+            value, *gradients = divergence_of(q, k, sigma, eps, weight, (needed[0] or needed[1], needed[2]), kernels)
+        ctx.save_for_backward(*gradients)
+        return value.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         signs = (-gradient, -gradient, gradient)
         scaled = (None if g is None else g * s.to(g.dtype) for g, s in zip(ctx.saved_tensors, signs, strict=True))
-        return *scaled, None
-
-
-def _like(gradient: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if gradient is None else gradient.to(x.dtype)
+        return *scaled, None, None
 
 
 def _pairs(a: Associations) -> tuple[Tensor, ...]:
@@ -115,7 +111,7 @@ def association_discrepancy(layers: Sequence[Associations], eps: float) -> Tenso
     return torch.stack([block_symmetric_kl(a, eps).mean(dim=1) for a in layers]).mean(dim=0)
 
 
-def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str) -> Tensor:
+def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str, kernels: str = "plain") -> Tensor:
     """Mean discrepancy whose ONE backward pass is the wanted combination of the minimax phases.
 
     With sg the stop-gradient, Anomaly Transformer (eq. 5) makes two backward passes and one optimiser step:
@@ -125,6 +121,7 @@ def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str)
 
     Args:
         phases: "both"; "maximise" or "minimise" for one phase alone; "none" for a value without gradient.
+        kernels: "plain", or "fused" for arithmetic that ``torch.compile`` has fused.
 
     Returns:
         Scalar, in nats: the plain mean discrepancy, whatever the phases.
@@ -139,5 +136,5 @@ def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str)
             q, k = q.detach(), k.detach()
         if fixed_prior:
             sigma = sigma.detach()
-        means.append(_MeanSymmetricKL.apply(q, k, sigma, eps))
+        means.append(_MeanSymmetricKL.apply(q, k, sigma, eps, kernels))
     return torch.stack(means).mean()

@@ -2,85 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from advit.blocks import LOG2_E, Workspace, add_product, blocks, log, row_sum, transposed_total
+from advit.blocks import blocks, kernel, row_sum, transposed_zeros
 from advit.patches import squared_patch_distances
+from advit.precision import full_precision
+
+LOWEST = -64.0  # of the prior's exponent: 1e-28 stands for less, since denormal numbers take a CPU 50 times as long
 
 
-class Divergence:
-    """Symmetric KL of every row, and the gradient of its sum weighted by ``weight``; fed with S block by block.
+def series_block(q: Tensor, k: Tensor) -> Tensor:
+    """S = softmax(q k^T / sqrt(d_h)) of ``(pair, rows, d_h)`` and ``(pair, N, d_h)``, in full precision."""
+    return torch.softmax(full_precision(q @ k.transpose(1, 2)) * q.shape[-1] ** -0.5, dim=-1)
 
-    S = softmax(q k^T / sqrt(d_h)), P = softmax(-a D^2), a = 1 / (2 sigma^2). Smoothing leaves a common factor: with
-    c = eps / (N (1 - eps)), S' / P' = (S + c) / (P + c) =: t, and row by row
 
-        value            (1 - eps) sum_j (S_j - P_j) log t_j
-        d / d logits_j   (1 - eps) S_j (h_j - sum_i S_i h_i),        h_j = log t_j - 1 / t_j
-        d / d a          (1 - eps) sum_j P_j (h_j - E[h]) D^2_j,     h_j = log t_j + t_j,  E over P
+def prior_block(a: Tensor, squared: Tensor) -> Tensor:
+    """P = softmax(-a D^2), a = 1 / (2 sigma^2), of ``(pair, rows, 1)`` and ``(rows, N)``."""
+    return torch.softmax((squared * -a).clamp(min=LOWEST), dim=-1)
+
+
+def ratio(s: Tensor, p: Tensor, eps: float) -> Tensor:
+    """t = S' / P' of the smoothed associations: (S + c) / (P + c), c = eps / (N (1 - eps)); the rest cancels."""
+    c = eps / (s.shape[-1] * (1 - eps))
+    return (s + c) / (p + c)
+
+
+def row_divergence(
+    s: Tensor, a: Tensor, squared: Tensor, eps: float, needed: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Symmetric KL of every row, and what its gradients towards the logits of S and towards a are made of.
+
+    S = softmax(l), P = softmax(-a D^2). With t = S' / P' (:func:`ratio`), row by row
+
+        value        (1 - eps) sum_j (S_j - P_j) log t_j
+        d / d l_j    (1 - eps) S_j (h_j - E[h]),                 h_j = log t_j - 1 / t_j,  E over S
+        d / d a      (1 - eps) sum_j P_j (g_j - E[g]) D^2_j,     g_j = log t_j + t_j,      E over P
 
     Args:
-        q, k: ``(pair, N, d_h)``. sigma: ``(pair, N)``. weight: ``(pair, N)``, or None if no gradient is wanted.
-        needed: whether the gradients towards q and k, and towards sigma, are wanted.
+        s: ``(pair, rows, N)``. a: ``(pair, rows, 1)``. squared: ``(rows, N)``.
+        needed: whether the gradients towards the logits, and towards a, are wanted.
 
-    ``value (pair, N)``; ``d_q``, ``d_k``, ``d_sigma``, each None where not wanted: complete after the last block.
+    Returns:
+        value, E[h] and d / d a, ``(pair, rows, 1)``, and S h; None where not wanted.
 
     Test: tests/test_eq_discrepancy.py
     """
-
-    def __init__(
-        self, q: Tensor, k: Tensor, sigma: Tensor, eps: float, weight: Tensor | None, needed: Sequence[bool]
-    ) -> None:
-        self.q, self.k, self.sigma, self.weight = q, k, sigma, weight
-        self.share, self.c = 1 - eps, eps / (q.shape[1] * (1 - eps))
-        self.value, self.a = torch.empty_like(sigma), 0.5 / sigma.square()[..., None]
-        self.d_q = torch.empty_like(q) if needed[0] else None
-        self.d_k_transposed = transposed_total(k) if needed[0] else None
-        self.d_sigma = torch.empty_like(sigma) if needed[1] else None
-        self.rows: slice | None = None
-
-    @property
-    def d_k(self) -> Tensor | None:
-        return None if self.d_k_transposed is None else self.d_k_transposed.transpose(1, 2)
-
-    def add(self, p: slice, r: slice, s: Tensor, work: Workspace) -> None:
-        """Take in the block S ``(pairs, rows, N)`` of pairs ``p`` and rows ``r``; overwrites the buffer "logits"."""
-        if r != self.rows:
-            self.squared, self.rows = squared_patch_distances(s.shape[-1], r, self.sigma), r
-        prior = torch.mul(self.squared, self.a[p, r] * -LOG2_E, out=work.buffer("prior", s.shape)).exp2_()
-        prior.mul_(1 / row_sum(prior))
-        smooth_prior = torch.add(prior, self.c, out=work.buffer("log", s.shape))
-        ratio = torch.add(s, self.c, out=work.buffer("logits", s.shape)).div_(smooth_prior)
-        log_ratio = log(ratio, out=smooth_prior)
-        prior_log = torch.mul(prior, log_ratio, out=work.buffer("prior log", s.shape))
-        s_log = log_ratio.mul_(s)
-        torch.sub(row_sum(s_log), row_sum(prior_log), out=self.value[p, r, None]).mul_(self.share)
-        if self.d_sigma is not None:
-            h = prior_log.addcmul_(prior, ratio)
-            d_a = row_sum(h.addcmul_(prior, row_sum(h), value=-1).mul_(self.squared))[..., 0]
-            self.d_sigma[p, r] = d_a * self.sigma[p, r].pow(-3) * self.weight[p, r] * -self.share
-        if self.d_q is not None:
-            h = s_log.addcdiv_(s, ratio, value=-1)
-            h = work.short("h", h.addcmul_(s, row_sum(h), value=-1))
-            factor = self.q.shape[-1] ** -0.5 * self.share * self.weight[p, r, None]
-            self.d_q[p, r] = work.product("columns", h, self.k[p]) * factor
-            scaled = (self.q[p, r] * factor).to(self.q.dtype)
-            add_product(self.d_k_transposed, p, r, scaled.transpose(1, 2), h, work)
+    p = prior_block(a, squared)
+    t = ratio(s, p, eps)
+    log_t = t.log()
+    s_log, p_log = s * log_t, p * log_t
+    value = (1 - eps) * (row_sum(s_log) - row_sum(p_log))
+    mean_h = d_a = s_h = None
+    if needed[1]:
+        g = torch.addcmul(p_log, p, t)
+        d_a = (1 - eps) * row_sum(torch.addcmul(g, p, row_sum(g), value=-1) * squared)
+    if needed[0]:
+        s_h = torch.addcdiv(s_log, s, t, value=-1)
+        mean_h = row_sum(s_h)
+    return value, mean_h, d_a, s_h
 
 
-def series_block(q: Tensor, k: Tensor, p: slice, r: slice, work: Workspace) -> Tensor:
-    """S = softmax(q k^T / sqrt(d_h)) of pairs ``p`` and rows ``r``, in the buffer "series"; overwrites "logits"."""
-    logits = work.full_product("logits", q[p, r], k[p].transpose(1, 2), q.shape[-1] ** -0.5)
-    return torch.softmax(logits, dim=-1, out=work.buffer("series", logits.shape))
+def logit_products(d_logits: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of q ``(pair, rows, d_h)``, and of k, transposed ``(pair, d_h, N)``, from that of their logits.
+
+    The transposed product is the one that matrix libraries are fastest at.
+    """
+    scale, d_logits = q.shape[-1] ** -0.5, d_logits.to(q.dtype)
+    return (d_logits @ k) * scale, (q * scale).transpose(1, 2) @ d_logits
+
+
+def divergence_step(
+    q: Tensor, k: Tensor, a: Tensor, squared: Tensor, weight: Tensor, eps: float, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, ...]:
+    """One block: the divergence, and the gradients of q, k (transposed) and a of its sum weighted by ``weight``.
+
+    Args:
+        q: ``(pair, rows, d_h)``. k: ``(pair, N, d_h)``. a, weight: ``(pair, rows, 1)``. squared: ``(rows, N)``.
+    """
+    s = series_block(q, k)
+    value, mean_h, d_a, s_h = row_divergence(s, a, squared, eps, needed)
+    d_q = d_k = None
+    if needed[0]:
+        d_logits = torch.addcmul(s_h, s, mean_h, value=-1)
+        d_q, d_k = logit_products(d_logits * ((1 - eps) * weight), q, k)
+    return value, d_q, d_k, None if d_a is None else d_a * weight
+
+
+def blocks_and_distances(q: Tensor, sigma: Tensor, kernels: str) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Pairs, rows, and D^2 ``(rows, N)`` of every block."""
+    last, squared = None, None
+    for p, r in blocks(*q.shape[:2], q, kernels):
+        if r != last:
+            squared, last = squared_patch_distances(q.shape[1], r, sigma), r
+        yield p, r, squared
 
 
 def divergence_of(
-    q: Tensor, k: Tensor, sigma: Tensor, eps: float, weight: Tensor | None, needed: Sequence[bool]
-) -> Divergence:
-    """:class:`Divergence` after all blocks."""
-    found, work = Divergence(q, k, sigma, eps, weight, needed), Workspace(q)
-    for p, r in blocks(*q.shape[:2], q):
-        found.add(p, r, series_block(q, k, p, r, work), work)
-    return found
+    q: Tensor, k: Tensor, sigma: Tensor, eps: float, weight: Tensor, needed: Sequence[bool], kernels: str = "plain"
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Symmetric KL of every row ``(pair, N)``, and the gradients of q, k and sigma of its sum weighted by ``weight``.
+
+    Args:
+        q, k: ``(pair, N, d_h)``. sigma, weight: ``(pair, N)``.
+        needed: whether the gradients towards q and k, and towards sigma, are wanted; None where not.
+    """
+    needed, step = (bool(needed[0]), bool(needed[1])), kernel(divergence_step, kernels)
+    value, a = torch.empty_like(sigma), 0.5 / sigma.square()[..., None]
+    d_q, d_k = (torch.empty_like(q), transposed_zeros(k)) if needed[0] else (None, None)
+    d_sigma = torch.empty_like(sigma) if needed[1] else None
+    for p, r, squared in blocks_and_distances(q, sigma, kernels):
+        found, d_q_part, d_k_part, d_a = step(q[p, r], k[p], a[p, r], squared, weight[p, r, None], eps, needed)
+        value[p, r] = found[..., 0]
+        if needed[0]:
+            d_q[p, r] = d_q_part
+            d_k[p] += d_k_part
+        if needed[1]:
+            d_sigma[p, r] = d_a[..., 0] * -sigma[p, r].pow(-3)
+    return value, d_q, d_k.transpose(1, 2).to(k.dtype) if needed[0] else None, d_sigma

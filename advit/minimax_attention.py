@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from advit.blocks import Workspace, add_product, blocks, row_sum, transposed_total, without_autocast
-from advit.divergence import Divergence, series_block
+from advit.blocks import kernel, row_sum, transposed_zeros, without_autocast
+from advit.divergence import (
+    blocks_and_distances,
+    logit_products,
+    prior_block,
+    ratio,
+    row_divergence,
+    series_block,
+)
+from advit.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -17,10 +25,12 @@ class Minimax:
     """What training wants of the discrepancy besides its value.
 
     ``phases``: "both"; "maximise" or "minimise" for one phase alone; "none" for a value without gradient.
+    ``kernels``: "plain", or "fused" for arithmetic that ``torch.compile`` has fused.
     """
 
     eps: float
     phases: str
+    kernels: str = "plain"
 
     @property
     def moves(self) -> tuple[bool, bool]:
@@ -28,48 +38,75 @@ class Minimax:
         return self.phases in ("both", "maximise"), self.phases in ("both", "minimise")
 
 
+def forward_step(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float, needed: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """One block of rows: attention's output, the divergence, and E[h] and d / d a of its gradient."""
+    s = series_block(q, k)
+    return s.to(v.dtype) @ v, *row_divergence(s, a, squared, eps, needed)[:3]
+
+
+def backward_step(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float,
+    out: Tensor, d_out: Tensor, mean_h: Tensor | None, weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One block of rows, S and P made anew: gradients of q, and of k and v, transposed.
+
+    dV = S^T dO, dS = dO V^T, and with the gradient of the divergence (:func:`row_divergence`) reversed
+
+        d logits = S (dS - rowsum(dO O) - weight (1 - eps) (h - E[h]))
+
+    ``mean_h``: E[h] ``(pair, rows, 1)``; None if the divergence does not move the series-association.
+    """
+    s = series_block(q, k)
+    inner = full_precision(d_out @ v.transpose(1, 2)) - row_sum(full_precision(d_out) * full_precision(out))
+    if mean_h is not None:
+        t, weight = ratio(s, prior_block(a, squared), eps), weight * (1 - eps)
+        inner = inner + weight * (t.reciprocal() - t.log() + mean_h)
+    return *logit_products(s * inner, q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
+
+
 class _MinimaxAttention(torch.autograd.Function):
     """softmax(Q K^T / sqrt(d_h)) V of ``(pair, N, d_h)`` and the mean discrepancy, its gradient reversed towards q, k.
 
-    Every row of the discrepancy has the same weight, so its gradient is computed with its value, while a block is in
-    the cache. Backward of the attention, with S made anew: dV = S^T dO, dS = dO V^T, d logits = S (dS - rowsum(S dS)).
+    The gradient of sigma, one number a row, is made with the value. That of q and k shares its matrix products with
+    the attention's, in the backward pass.
     """
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:
         (series, prior), needed = minimax.moves, ctx.needs_input_grad
         moves = series and (needed[0] or needed[1]), prior and needed[3]
-        work, out = Workspace(q), torch.empty_like(v)
-        d = Divergence(q, k, sigma, minimax.eps, torch.full_like(sigma, 1 / sigma.numel()), moves)
+        step, out, value = kernel(forward_step, minimax.kernels), torch.empty_like(v), torch.empty_like(sigma)
+        mean_h, d_sigma = (torch.empty_like(sigma) if moved else None for moved in moves)
+        a = 0.5 / sigma.square()[..., None]
         with without_autocast(q):
-            for p, r in blocks(*q.shape[:2], q):
-                s = series_block(q, k, p, r, work)
-                out[p, r] = work.product("out", work.short("weights", s), v[p])
-                d.add(p, r, s, work)
-        ctx.save_for_backward(q, k, v, d.d_q, d.d_k_transposed, d.d_sigma)
-        return out, d.value.mean()
+            for p, r, squared in blocks_and_distances(q, sigma, minimax.kernels):
+                out[p, r], *rows = step(q[p, r], k[p], v[p], a[p, r], squared, minimax.eps, moves)
+                for total, part in zip((value, mean_h, d_sigma), rows, strict=True):
+                    if total is not None:
+                        total[p, r] = part[..., 0]
+        if d_sigma is not None:
+            d_sigma *= -sigma.pow(-3) / sigma.numel()
+        ctx.save_for_backward(q, k, v, sigma, out, mean_h, d_sigma)
+        ctx.minimax = minimax
+        return out, value.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor, gradient: Tensor):
-        q, k, v, d_q_divergence, d_k_divergence, d_sigma = ctx.saved_tensors
-        work, scale, d_out = Workspace(q), q.shape[-1] ** -0.5, d_out.to(q.dtype)
-        d_q, d_k, d_v = torch.empty_like(q), transposed_total(k), transposed_total(v)
+        q, k, v, sigma, out, mean_h, d_sigma = ctx.saved_tensors
+        d_q, d_k, d_v, d_out = torch.empty_like(q), transposed_zeros(k), transposed_zeros(v), d_out.to(q.dtype)
+        step, eps, kernels = kernel(backward_step, ctx.minimax.kernels), ctx.minimax.eps, ctx.minimax.kernels
+        a, weight = 0.5 / sigma.square()[..., None], gradient.to(sigma.dtype) / sigma.numel()
         with without_autocast(q):
-            for p, r in blocks(*q.shape[:2], q):
-                s = series_block(q, k, p, r, work)
-                d_logits = work.full_product("logits", d_out[p, r], v[p].transpose(1, 2)).mul_(s)
-                d_logits.addcmul_(s, row_sum(d_logits), value=-1)
-                add_product(d_v, p, r, d_out[p, r].transpose(1, 2), work.short("weights", s), work)
-                d_logits = work.short("d logits", d_logits)
-                d_q[p, r] = work.product("columns", d_logits, k[p], scale)
-                add_product(d_k, p, r, (q[p, r] * scale).transpose(1, 2), d_logits, work)
-        if d_q_divergence is not None:
-            d_q.addcmul_(d_q_divergence, gradient.to(q.dtype), value=-1)
-            d_k.addcmul_(d_k_divergence.to(d_k.dtype), gradient.to(d_k.dtype), value=-1)
-        if d_sigma is not None:
-            d_sigma = d_sigma * gradient
-        return d_q, d_k.transpose(1, 2).to(k.dtype), d_v.transpose(1, 2).to(v.dtype), d_sigma, None
+            for p, r, squared in blocks_and_distances(q, sigma, kernels):
+                rows = out[p, r], d_out[p, r], None if mean_h is None else mean_h[p, r, None], weight
+                d_q[p, r], d_k_part, d_v_part = step(q[p, r], k[p], v[p], a[p, r], squared, eps, *rows)
+                d_k[p] += d_k_part
+                d_v[p] += d_v_part
+        d_k, d_v = (x.transpose(1, 2).to(k.dtype) for x in (d_k, d_v))
+        return d_q, d_k, d_v, None if d_sigma is None else d_sigma * gradient, None
 
 
 def minimax_attention(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,8 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
         mask = random_masks(config, batch, generator)
         judged = int(mask.sum()) * config.target_cells**2
         mask = to_device(mask, images.device)
-    out = network(images, mask, to_device(noise, images.device), Minimax(config.smoothing_eps, config.minimax))
+    minimax = Minimax(config.smoothing_eps, config.minimax, config.kernels)
+    out = network(images, mask, to_device(noise, images.device), minimax)
     reconstruction, mse, similarity = reconstruction_loss(
         shrunk(images, config), out.reconstruction, config.mse_weight, config.ssim_weight
     )

@@ -52,9 +52,9 @@ def inputs(n: int, batch: int, width: int, published: bool = True) -> Inputs:
     return Inputs(*leaves, towards, patch_distances(math.isqrt(n)) if published else None)
 
 
-def our_discrepancy(x: Inputs) -> Tensor:
+def our_discrepancy(x: Inputs, kernels: str = "plain") -> Tensor:
     """Value, and gradients towards q, k and sigma in one backward pass."""
-    value = minimax_discrepancy([Associations(x.q, x.k, x.sigma)], equal_smoothing(x.q.shape[2]), "both")
+    value = minimax_discrepancy([Associations(x.q, x.k, x.sigma)], equal_smoothing(x.q.shape[2]), "both", kernels)
     value.backward()
     return value.detach()
 
@@ -78,9 +78,9 @@ def published_both(x: Inputs) -> Tensor:
     return maximise.detach()
 
 
-def our_attention(x: Inputs) -> Tensor:
+def our_attention(x: Inputs, kernels: str = "plain") -> Tensor:
     """Output and discrepancy, and the gradient of both."""
-    out, value = minimax_attention(x.q, x.k, x.v, x.sigma, Minimax(equal_smoothing(x.q.shape[2]), "both"))
+    out, value = minimax_attention(x.q, x.k, x.v, x.sigma, Minimax(equal_smoothing(x.q.shape[2]), "both", kernels))
     torch.autograd.backward([out, value], [x.towards, None])
     return out.detach()
 
