@@ -62,9 +62,11 @@ def fused(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(*arguments)
         try:
             return use[0](*arguments)
-        except Exception as error:  # whatever a compiler raises; an error of the inputs comes again from step
-            use[0], why = step, str(error).strip().partition("\n")[0]
+        except Exception as error:  # whatever a compiler raises
+            why = str(error).strip().partition("\n")[0]
+        found = step(*arguments)  # raises what is an error of the arguments
+        use[0] = step
         warnings.warn(f"kernels=fused: torch.compile failed, so that kernels=plain is used. {why}", stacklevel=2)
-        return step(*arguments)
+        return found
 
     return call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from benchmarks.timing import memory_of, side_by_side
 from benchmarks.whole_rows import WholeRows, texture_features
 
 MB = 2**20
+PRODUCTS = 7  # matrix products of N x N x width in a layer: two forward, five backward
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Sizes:
     loop_thresholds: int = 200
     product: int = 2048
     repeats: int = 5
+    fused: bool = True
     filters: tuple[int, int, int] = (256, 32, 4)  # side of the image, places along it, wavelengths
     notebooks: tuple[str, ...] = ("01", "02", "03", "04", "05", "06", "07")
     growth_patches: tuple[int, ...] = (64, 256, 1024, 4096)
@@ -57,7 +59,7 @@ FAST = Sizes(
                     ("components", 2), ("batch_size", 1)),
     preset_options=(("image_size", 32), ("patch", 8), ("dim", 16), ("depth", 1), ("heads", 2), ("mlp_dim", 16),
                     ("bottleneck", 8), ("components", 2), ("batch_size", 2)),
-    presets=("quick",), steps=2, maps=(4, 64), loop_thresholds=5, product=64, repeats=1,
+    presets=("quick",), fused=False, steps=2, maps=(4, 64), loop_thresholds=5, product=64, repeats=1,
     filters=(32, 8, 3), notebooks=(),
     growth_patches=(16, 64), growth_published=64, growth_images=(1, 2), growth_categories=(1, 2), growth_image_size=64,
 )  # fmt: skip
@@ -83,6 +85,17 @@ def at_most(found: dict[str, Any], limit: float) -> dict[str, Any]:
     return found | {"target": f"at most {limit:g}", "met": bool(found["ours"] <= limit)}
 
 
+def ours_of(
+    sizes: Sizes, x: attention.Inputs, plain: Callable[..., Any], fused: Callable[..., Any]
+) -> dict[str, Callable[[], Any]]:
+    """Our function, and the same with fused arithmetic, which is compiled here, by what a row adds to its name."""
+    found = {"": lambda: plain(x)}
+    if sizes.fused:
+        fused(x)
+        found[", fused"] = lambda: fused(x)
+    return found
+
+
 def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Forward, and forward + backward, against the published formulation."""
     targets = {64: 6, 256: 10, 1024: 25}
@@ -91,15 +104,16 @@ def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
             x = attention.inputs(n, sizes.batch, width)
             where = f"N = {n}, heads of {width}"
             forward = {"ours": lambda x=x: attention.our_value(x), "theirs": lambda x=x: attention.published_value(x)}
-            both = {"ours": lambda x=x: attention.our_discrepancy(x), "theirs": lambda x=x: attention.published_both(x)}
             found = side_by_side(forward, sizes.repeats)
             yield row(f"discrepancy, forward, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"], "published")
-            found = side_by_side(both, sizes.repeats)
-            line = row(
-                f"discrepancy, forward + backward, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"],
-                "published",
-            )  # fmt: skip
-            yield at_least(line, targets[n]) if n in targets else line
+            both = ours_of(sizes, x, attention.our_discrepancy, attention.fused_discrepancy)
+            found = side_by_side(both | {"theirs": lambda x=x: attention.published_both(x)}, sizes.repeats)
+            for how in both:
+                line = row(
+                    f"discrepancy, forward + backward{how}, {where}", "ms", 1e3 * found[how], 1e3 * found["theirs"],
+                    "published",
+                )  # fmt: skip
+                yield at_least(line, targets[n]) if n in targets else line
     n = sizes.patches[-1]
     where = dict(n=n, batch=sizes.batch, width=sizes.width)
     ours, theirs = (memory_of(case, **where)["extra"] / MB for case in ("our_discrepancy", "published_both"))
@@ -125,22 +139,22 @@ def layer_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     for width in (sizes.width, sizes.narrow):
         for n in sizes.patches:
             x = attention.inputs(n, sizes.batch, width)
-            names = {"ours": attention.our_attention, "plain": attention.plain_attention}
-            found = side_by_side({k: lambda f=f, x=x: f(x) for k, f in names.items()}, sizes.repeats)
-            ours, plain = 1e3 * found["ours"], 1e3 * found["plain"]
-            where = f"N = {n}, heads of {width}"
-            line = row(f"attention with discrepancy, forward + backward, {where}", "ms", ours, plain, "plain attention")
-            yield line | {"target": "at most 2x the time", "met": ours <= 2 * plain} if n >= 256 else line
-            achieved = attention.flop(n, sizes.batch, width, 9) / found["ours"] / 1e9
-            yield row(
-                f"attention with discrepancy, matrix products, {where}", "GFLOP/s", achieved, peak, "peak", higher=True
-            )
+            both = ours_of(sizes, x, attention.our_attention, attention.fused_attention)
+            found = side_by_side(both | {"plain": lambda x=x: attention.plain_attention(x)}, sizes.repeats)
+            plain, theirs = found["plain"], None
             if width == sizes.width:
                 theirs = side_by_side({"it": lambda x=x: attention.published_attention(x)}, 1)["it"]
-                line = row(
-                    f"attention with discrepancy, forward + backward, {where}", "ms", ours, 1e3 * theirs, "published"
-                )
-                yield at_least(line, 8) if n == 1024 else line
+            for how in both:
+                ours, where = found[how], f"N = {n}, heads of {width}"
+                what = f"attention with discrepancy, forward + backward{how}, {where}"
+                line = row(what, "ms", 1e3 * ours, 1e3 * plain, "plain attention")
+                yield line | {"target": "at most 2x the time", "met": ours <= 2 * plain} if n >= 256 else line
+                achieved = attention.flop(n, sizes.batch, width, PRODUCTS) / ours / 1e9
+                rate = f"attention with discrepancy, matrix products{how}, {where}"
+                yield row(rate, "GFLOP/s", achieved, peak, "peak", higher=True)
+                if theirs is not None:
+                    line = row(what, "ms", 1e3 * ours, 1e3 * theirs, "published")
+                    yield at_least(line, 8) if n == 1024 else line
 
 
 def vt_adl_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:

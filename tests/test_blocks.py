@@ -1,0 +1,101 @@
+"""Blocks of rows, and steps whose arithmetic torch.compile has fused."""
+
+import warnings
+
+import pytest
+import torch
+
+from advit import blocks as module
+from advit.attention import Associations
+from advit.blocks import blocks, fused
+from advit.discrepancy import minimax_discrepancy
+from advit.divergence import prior_block
+from advit.minimax_attention import Minimax, minimax_attention
+from advit.patches import squared_patch_distances
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    fused.cache_clear()
+    yield
+    fused.cache_clear()
+
+
+def layer():
+    g = torch.Generator().manual_seed(0)
+    q, k, v, towards = (torch.randn(2, 3, 16, 8, generator=g) for _ in range(4))
+    leaves = [x.requires_grad_() for x in (q, k, v, torch.rand(2, 3, 16, generator=g) * 3 + 0.05)]
+    return leaves, towards
+
+
+def of_attention(kernels):
+    leaves, towards = layer()
+    out, value = minimax_attention(*leaves, Minimax(1e-4, "both", kernels))
+    return out, value, *torch.autograd.grad([out, 0.7 * value], leaves, [towards, None])
+
+
+def of_discrepancy(kernels):
+    (q, k, _, sigma), _ = layer()
+    value = minimax_discrepancy([Associations(q, k, sigma)], 1e-4, "both", kernels)
+    return value, *torch.autograd.grad(value, [q, k, sigma])
+
+
+@pytest.mark.parametrize("pairs, n, size", [(6, 16, 300), (6, 16, 1500), (7, 4, 200), (1, 9, 2**20)])
+@pytest.mark.parametrize("kernels", ["plain", "fused"])
+def test_every_row_of_every_pair_is_in_one_block(pairs, n, size, kernels, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", size)
+    seen = torch.zeros(pairs, n)
+    for p, r in blocks(pairs, n, torch.zeros(0), kernels):
+        seen[p, r] += 1
+        assert seen[p, r].numel() * n * 4 <= max(size * (1 + (kernels == "fused")), 4 * n)
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("compute", [of_attention, of_discrepancy])
+def test_fused_steps_compute_what_plain_ones_do(compute):
+    """Where there is no compiler this compares the plain ones with themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = compute("fused")
+    for a, b in zip(found, compute("plain"), strict=True):
+        assert (a - b).abs().max() <= 2e-5 * b.abs().max()
+
+
+def test_without_a_compiler_the_plain_step_is_used_and_said_once(monkeypatch):
+    calls = []
+
+    def no_compiler(step, **_):
+        def call(*arguments):
+            calls.append(step.__name__)
+            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nlong trace")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match="kernels=plain is used. InvalidCxxCompiler: No working C.. compiler found$"):
+        found = of_discrepancy("fused")
+    for a, b in zip(found, of_discrepancy("plain"), strict=True):
+        assert torch.equal(a, b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of_discrepancy("fused")
+    assert calls == ["divergence_step"]
+
+
+def test_an_error_of_the_inputs_is_not_taken_for_a_missing_compiler(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda step, **_: lambda x: step(x))
+    step = fused(lambda x: x @ x)
+    with warnings.catch_warnings(), pytest.raises(RuntimeError, match="mat1 and mat2"):
+        warnings.simplefilter("error")
+        step(torch.zeros(2, 3))
+    assert step(torch.eye(2)).equal(torch.eye(2))
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 0.05, 0.3, 2.0])
+def test_the_prior_has_no_denormal_numbers(sigma):
+    """They take a CPU 50 times as long; and what stands for them is too small to be seen."""
+    squared = squared_patch_distances(1024, slice(0, 40), torch.zeros(0))
+    p = prior_block(torch.full((1, 40, 1), 0.5 / sigma**2), squared)
+    assert p.min() >= torch.finfo(torch.float32).tiny
+    exact = torch.softmax(-0.5 / sigma**2 * squared.double(), dim=-1)
+    assert (p - exact).abs().max() < 1e-6
