@@ -40,6 +40,7 @@ START = (
     "t.SAVE_EVERY_SECONDS = -1\nif __name__ == '__main__':\n"
     "    print('ready', flush=True)\n    sys.exit(c.main(sys.argv[1:]))\n"
 )
+STORE = "runs"  # of it, the weights are compared: its records and logs hold times
 VOLATILE = ("provenance.json", "metrics.json", "training.json")
 
 
@@ -98,7 +99,8 @@ def check_files(folder: Path) -> None:
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file, of records without when and where they were made."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    pattern = "*.safetensors" if folder.name == STORE else "*"
+    for path in sorted(p for p in folder.rglob(pattern) if p.is_file() and not p.name.startswith(".")):
         content = path.read_bytes()
         if path.name in VOLATILE or (path.parent.name == "runs" and path.suffix == ".json"):
             record = json.loads(content)
@@ -179,7 +181,7 @@ def main() -> None:
         def reproduce(here: Path) -> list[str]:
             return ["reproduce", "--profile", "smoke", "--out", str(here), "--quiet", *chosen]
 
-        kill_often("reproduce", args.reproduce, chance, place / "reproduce", reproduce, ["results", "figures"])
+        kill_often("reproduce", args.reproduce, chance, place / "reproduce", reproduce, ["results", "figures", STORE])
     shutil.rmtree(place)
 
 
