@@ -66,13 +66,18 @@ def associations_claims(runs: Runs) -> Iterator[Claim]:
 
     Test: tests/test_claims.py
     """
-    for removed, name in ((False, "discrepancy lower on defects"), (True, "the same, place removed")):
+    for removed, name in ((False, "P, discrepancy lower on defects"), (True, "P, the same, place removed")):
         groups = [(run.category, *discrepancy_groups(run, removed)) for run in runs]
         yield Claim(
             "C1", name, "abnormal patches associate with their neighbours, normal ones with the whole image", MAIN,
             f"P(AD of a defect patch < AD of a normal patch){', place removed' * removed}; 0.5: no difference",
             mean_superiority(groups), 0.5,
         )  # fmt: skip
+
+
+def spoken_lambda(variant: str) -> str:
+    """The name of a variant with the Greek letter: "minimax, lambda 3" as "minimax, λ = 3"."""
+    return variant.replace("lambda ", "λ = ")
 
 
 def gap_table(runs: Runs) -> pd.DataFrame:
@@ -104,7 +109,8 @@ def minimax_claims(runs: Runs) -> Iterator[Claim]:
             for column in ("separation", "separation, place removed"):
                 removed = column.removeprefix("separation")
                 yield Claim(
-                    "C2", f"{name} against {other}{removed}", f"minimax widens that gap (against: {other})", ABLATION,
+                    "C2", f"P, {spoken_lambda(name)} versus {other}{removed}",
+                    f"minimax widens that gap (against: {other})", ABLATION,
                     f"difference of P(AD_defect < AD_normal){removed}, {name} minus {other}",
                     paired(table, column, name, other),
                 )  # fmt: skip
@@ -115,7 +121,7 @@ def localization_claims(runs: Runs, model: str) -> Iterator[Claim]:
     table = kinds_table(runs)
     for other, name in (("reconstruction", "reconstruction error"), ("discrepancy", "discrepancy")):
         yield Claim(
-            "C3", f"density map against {name}, {model}",
+            "C3", f"AU-PRO, density versus {name}, {model}",
             f"the mixture density network localises (against: {name})", model,
             f"{FULL_NAMES['aupro_0.3']}, density map minus {name} map", paired(table, "aupro_0.3", "density", other),
         )  # fmt: skip
@@ -142,14 +148,14 @@ def opponent_claims(main: Runs, public: Runs, floors: pd.DataFrame) -> Iterator[
     trained = f"vt_adl after {steps[0]}{f' to {steps[-1]}' * (len(steps) > 1)} steps"
     for key in MAIN_KEYS:
         yield Claim(
-            "C5", f"against vt_adl: {FULL_NAMES[key]}", "better than the methods it is compared with (vt_adl)", MAIN,
+            "C5", f"{FULL_NAMES[key]} versus {trained}", "better than the methods it is compared with (vt_adl)", MAIN,
             f"{FULL_NAMES[key]}, ADViT minus {trained}", paired(table, key, "advit", "vt_adl"),
         )  # fmt: skip
     for key in MAIN_KEYS:
         gaps = main.table.set_index(["category", "seed"])[key]
         gaps = gaps - gaps.index.get_level_values("category").map(best_floor(floors, key))
         yield Claim(
-            "C5", f"against the best floor: {FULL_NAMES[key]}",
+            "C5", f"{FULL_NAMES[key]} versus the best floor",
             "better than the methods it is compared with (classical floors)", MAIN,
             f"{FULL_NAMES[key]}, ADViT minus the best floor of the category", over_units(gaps),
         )  # fmt: skip
@@ -165,7 +171,7 @@ def gaussians_claims(runs: Runs) -> Iterator[Claim]:
     key, table = "aupro_0.3", runs.table
     gain = paired(table, key, last, first)
     yield Claim(
-        "C6", f"{last} against {first}", "more Gaussians help (the paper: 10 to 150)", ABLATION,
+        "C6", f"AU-PRO, {last} versus {first}", "more Gaussians help (the paper: 10 to 150)", ABLATION,
         f"{FULL_NAMES[key]}, {last} minus {first}", gain,
     )  # fmt: skip
     if len(names) < 3:

@@ -20,7 +20,7 @@ def series_block(q: Tensor, k: Tensor) -> Tensor:
 
 
 def prior_block(a: Tensor, squared: Tensor) -> Tensor:
-    """P = softmax(-a D^2), a = 1 / (2 sigma^2), of ``(pair, rows, 1)`` and ``(rows, N)``."""
+    """P = softmax(-a D^2), a = 1 / (2 sigma^2), of ``(pair, rows, 1)`` and ``(rows, N)``; no exponent below LOWEST."""
     return torch.softmax((squared * -a).clamp(min=LOWEST), dim=-1)
 
 

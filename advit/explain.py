@@ -111,7 +111,8 @@ def farthest_normal_patch(share: np.ndarray) -> int:
     """Index of the patch free of the defect that is farthest from it; of equals, the first, row by row.
 
     Farthest: the distance to the nearest patch that the defect touches is largest. The rule leaves no choice, so no
-    figure is picked by taste; it often gives a patch at the border. If the defect touches every patch, those it
+    figure is picked by taste. Patches within two of the border, whose prior is cut off, are left out while others are
+    free. If the defect touches every patch, those it
     covers least stand in for the free ones.
 
     Args:
@@ -125,7 +126,9 @@ def farthest_normal_patch(share: np.ndarray) -> int:
     if not len(touched):
         return 0
     distance = np.linalg.norm(place[:, None] - touched[None], axis=-1).min(axis=1)
-    return int(np.argmax(np.where(share == lowest, distance, -1.0).round(9)))
+    free, side = share == lowest, round(len(share) ** 0.5)
+    inner = free & ((place >= 2) & (place < side - 2)).all(axis=1)
+    return int(np.argmax(np.where(inner if inner.any() else free, distance, -1.0).round(9)))
 
 
 def median_defect(share: np.ndarray) -> int | None:

@@ -1,4 +1,4 @@
-"""Attention and its association discrepancy in one pass over blocks: S is made once for both."""
+"""Attention and its association discrepancy in blocks of rows: in each direction S is made once for both."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def backward_step(
 
         d logits = S (dS - rowsum(dO O) - weight (1 - eps) (h - E[h]))
 
+    ``out``, ``d_out``: ``(pair, rows, d_h)``. ``weight``: of every row, a tensor without axes.
     ``mean_h``: E[h] ``(pair, rows, 1)``; None if the divergence does not move the series-association.
     """
     s = series_block(q, k)
@@ -116,7 +117,8 @@ def minimax_attention(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: M
     precision of ``q``, ``k`` and ``v``, all else in float32 (float64 stays float64).
 
     Args:
-        q, k, v: ``(batch, head, N, d_h)``. sigma: ``(batch, head, N)``.
+        q, k, v: ``(batch, head, N, d_h)`` of one dtype, N patches of a square grid.
+        sigma: ``(batch, head, N)``, float32 or float64.
 
     Test: tests/test_eq_minimax.py
     """

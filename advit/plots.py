@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from advit.samples import Category
 
 MAP_COLOURS = "magma"
 TRUTH, DECISION = "#00e5ff", "#ffffff"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"
+CHANCE = {"image_auroc": 0.5, "pixel_auroc": 0.5, "aupro_0.3": 0.15}  # of a constant map: the diagonal's
 STYLE = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
@@ -59,7 +63,8 @@ def settle(figure: Figure) -> Figure:
 def save_figure(figure: Figure, path: Path, alt: str = "") -> None:
     """Write a figure as PNG and as SVG, with its words but without a date, so that equal figures are equal files."""
     settle(figure)
-    with atomic(path.with_suffix(".png")) as temporary:
+    whole = matplotlib.rc_context({"savefig.bbox": None})  # of the size that it was laid out for
+    with house_style(), whole, atomic(path.with_suffix(".png")) as temporary:
         figure.savefig(temporary, dpi=200, metadata={"Software": None, "Description": alt})
     with house_style(), atomic(path.with_suffix(".svg")) as temporary:
         figure.savefig(temporary, metadata={"Date": None, "Description": alt})
@@ -119,8 +124,13 @@ def sheet_title(name: str, metrics: dict) -> str:
 
 
 def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
-    """Dot plot of the main metrics per category, with one standard deviation over seeds where there are several."""
+    """Dot plot of the main metrics per category, with one standard deviation over seeds where there are several.
+
+    All panels have one scale, from the last twentieth below the lowest value.
+    """
     keys = ("image_auroc", "pixel_auroc", "aupro_0.3")
+    lowest = np.nanmin(table[list(keys)].to_numpy(), initial=1.0)
+    least = max(0.0, math.floor(20 * lowest - 0.5) / 20)
     with house_style():
         figure = Figure(figsize=(6.3, 0.32 * len(table) + 0.9), layout="constrained")
         axes = figure.subplots(1, len(keys), sharey=True)
@@ -131,7 +141,7 @@ def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
             for y, value in zip(rows, table[key], strict=True):
                 if np.isfinite(value):
                     ax.annotate(f"{value:.3f}", (value, y), (0, 5), textcoords="offset points", ha="center", fontsize=6)
-            ax.set_xlim(0, 1.04)
+            ax.set_xlim(least, 1 + 0.12 * (1 - least))
             ax.set_title(full_names[key])
             ax.grid(axis="x", color="0.9")
             ax.set_axisbelow(True)
@@ -162,6 +172,6 @@ def overview_figure(examples: Sequence[dict[str, np.ndarray]]) -> Figure:
             for ax in (top, bottom):
                 ax.set_axis_off()
         bar = figure.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.02, pad=0.01, ticks=[0, 1, 2], extend="both")
-        bar.ax.set_yticklabels(["typical", "threshold", "twice"], fontsize=7)
+        bar.ax.set_yticklabels(["median, good", "threshold", "twice that"], fontsize=7)
         bar.set_label("anomaly score")
     return figure

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from advit.explain import AssociationView
 from advit.plots import TRUTH, house_style
 
 NORMAL, DEFECT = "#0072B2", "#D55E00"
 SIGMA_COLOURS, DISCREPANCY_COLOURS = "cividis", "viridis"
-FAINTEST = 0.1  # of the uniform association: anything weaker is invisible
+EXTREME = 30  # times the uniform association, or a thirtieth of it: the ends of the scale
+FRAMES = {NORMAL: (0, (2, 1.2)), DEFECT: "-"}  # of a normal patch dashed, so that grey prints tell them apart too
 
 
 def associations_figure(
@@ -42,7 +43,7 @@ def associations_figure(
                 mark_patch(ax, view, i, colour)
                 ax.set_title(f"{label}-association")
         association_bar(figure, drawn, axes[:, 1:].ravel().tolist())
-        figure.suptitle(chosen_text(layer, head), fontsize=8)
+        figure.suptitle(f"{chosen_text(layer, head)}. Frame: the patch; cyan: outline of the defect", fontsize=8)
     return figure
 
 
@@ -70,17 +71,23 @@ def heads_figure(view: AssociationView, patch: int, colour: str = DEFECT) -> Fig
             ax.annotate(f"layer {layer}", (-0.04, 0.5), xycoords="axes fraction", ha="right", va="center",
                         rotation=90, fontweight="bold")  # fmt: skip
         association_bar(figure, drawn, axes.ravel().tolist(), shrink=min(1.0, 2 / layers))
+        text = "Frame: the patch; dashed circle: radius σ of its prior; cyan: outline of the defect"
+        figure.suptitle(text, fontsize=8)
     return figure
 
 
 def layers_figure(view: AssociationView, name: str) -> Figure:
-    """The image, and ``name`` ("sigma" or "discrepancy") of every patch, mean over heads, in every layer."""
+    """The image, and ``name`` ("sigma" or "discrepancy") of every patch, mean over heads, in every layer.
+
+    Sigma's scale begins at 0; that of the discrepancy is logarithmic, since layers differ more than patches do.
+    """
     label, colours = {
-        "sigma": ("σ, in patches", SIGMA_COLOURS),
-        "discrepancy": ("discrepancy in nats", DISCREPANCY_COLOURS),
+        "sigma": ("σ (patches)", SIGMA_COLOURS),
+        "discrepancy": ("discrepancy (nats)", DISCREPANCY_COLOURS),
     }[name]
     maps = getattr(view, name).mean(axis=1).reshape(-1, view.grid, view.grid)
-    low, high = float(maps.min()), float(maps.max())
+    low, high = max(float(maps.min()), 1e-6), max(float(maps.max()), 1e-5)
+    norm = Normalize(0, high) if name == "sigma" else LogNorm(low, high)
     with house_style():
         columns = min(len(maps) + 1, 5)
         rows = -(-(len(maps) + 1) // columns)
@@ -91,10 +98,14 @@ def layers_figure(view: AssociationView, name: str) -> Figure:
         draw_image(axes[0], view)
         axes[0].set_title("image and defect")
         for layer, (ax, values) in enumerate(zip(axes[1:], maps, strict=False)):
-            drawn = ax.imshow(values, cmap=colours, vmin=low, vmax=high, extent=(0, 1, 1, 0))
+            drawn = ax.imshow(values, cmap=colours, norm=norm, extent=(0, 1, 1, 0))
             outline(ax, view.mask)
-            ax.set_title(f"layer {layer}: {values.mean():.2f}")
+            ax.set_title(f"layer {layer}, mean {values.mean():.2f}")
         bar = figure.colorbar(drawn, ax=axes.tolist(), fraction=0.03, pad=0.01)
+        if name != "sigma":
+            bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            bar.ax.yaxis.set_minor_formatter(NullFormatter())
         bar.set_label(label)
     return figure
 
@@ -188,21 +199,12 @@ def draw_image(ax: Axes, view: AssociationView) -> None:
     outline(ax, view.mask)
 
 
-def association_colours() -> ListedColormap:
-    """From transparent over orange to near black, so that the image stays visible where nothing is associated."""
-    colours = matplotlib.colormaps["inferno_r"](np.linspace(0.12, 0.9, 256))
-    colours[:, 3] = np.linspace(0, 1, 256) ** 0.6
-    return ListedColormap(colours, name="association")
-
-
 def draw_association(ax: Axes, view: AssociationView, association: np.ndarray) -> ScalarMappable:
-    """One row of an association ``(N,)`` over the pale image, in multiples of 1/N on a logarithmic scale."""
+    """One row of an association ``(N,)`` in multiples of 1/N, on a logarithmic scale that is white at 1."""
     times = association.reshape(view.grid, view.grid) * len(association)
     no_axes(ax)
-    pale = view.image.mean(axis=-1) / 2 + 127
-    ax.imshow(pale, cmap="gray", extent=(0, 1, 1, 0), vmin=0, vmax=255)
-    norm = LogNorm(FAINTEST, len(association), clip=True)
-    drawn = ax.imshow(times, cmap=association_colours(), norm=norm, extent=(0, 1, 1, 0))
+    norm = LogNorm(1 / EXTREME, EXTREME, clip=True)
+    drawn = ax.imshow(times, cmap="PuOr_r", norm=norm, extent=(0, 1, 1, 0))
     outline(ax, view.mask)
     return drawn
 
@@ -211,9 +213,8 @@ def association_bar(figure: Figure, drawn: ScalarMappable, axes: list[Axes] | No
     """Colour bar in multiples of the uniform association."""
     if axes is not None:
         place = {"fraction": 0.03, "pad": 0.01, **place}
-    bar = figure.colorbar(drawn, ax=axes, extend="min", **place)
-    ticks: Sequence[float] = [t for t in (0.1, 1, 10, 100, 1000) if t <= drawn.norm.vmax]
-    bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+    bar = figure.colorbar(drawn, ax=axes, extend="both", **place)
+    bar.set_ticks([0.1, 1, 10], labels=["0.1", "1", "10"])
     bar.ax.minorticks_off()
     bar.set_label("times the uniform 1/N")
 
@@ -229,16 +230,18 @@ def outline(ax: Axes, mask: np.ndarray, colour: str = TRUTH) -> None:
     if mask.any() and not mask.all():
         h, w = mask.shape
         x, y = (np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h
-        drawn = ax.contour(x, y, mask, levels=[0.5], colors=colour, linewidths=1)
-        drawn.set_path_effects([withStroke(linewidth=1.8, foreground="black")])
+        drawn = ax.contour(x, y, mask, levels=[0.5], colors=colour, linewidths=0.9)
+        drawn.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
 
 
 def mark_patch(ax: Axes, view: AssociationView, patch: int, colour: str) -> None:
-    """Frame around one patch, in its colour with a white rim."""
+    """Frame around one patch, in its colour with a white rim, above the outline of the defect."""
     rim, side = 0.008, 1 / view.grid
     corner, side = (patch % view.grid * side - rim, patch // view.grid * side - rim), side + 2 * rim
-    for width, edge in ((2.8, "white"), (1.6, colour)):
-        frame = Rectangle(corner, side, side, fill=False, edgecolor=edge, linewidth=width, clip_on=False)
+    for width, edge, line in ((3.0, "white", "-"), (1.7, "black" if colour == DEFECT else colour, FRAMES[colour])):
+        frame = Rectangle(
+            corner, side, side, fill=False, edgecolor=edge, linewidth=width, linestyle=line, clip_on=False, zorder=5
+        )
         ax.add_patch(frame).set_in_layout(False)
     ax.set(xlim=(0, 1), ylim=(1, 0))
 

@@ -13,11 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import distance_transform_edt
 
-from advit.plots import TRUTH, house_style
+from advit.plots import COLOURS, MARKERS, TRUTH, house_style
 
 WIDTH = 6.3  # inches, a page
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vP"
 
 
 def spoken(name: str) -> str:
@@ -150,6 +148,8 @@ def floors_figure(
 ) -> Figure:
     """Dot plot of the floors: a panel per metric, a row per category, colour and marker by method.
 
+    Colours and markers are those that the floors have beside the two networks in the figure of all methods.
+
     Args:
         table: ``variant``, ``category`` and the metrics, NaN where undefined; one row per method and category.
         full_names: metric -> its name in full.
@@ -159,6 +159,7 @@ def floors_figure(
     Test: tests/test_plots_data.py
     """
     methods, categories = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["category"]))
+    styles = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(2, 2 + len(methods))]
     rows, spread = np.arange(len(categories)), np.linspace(-0.3, 0.3, len(methods)) * (len(methods) > 1)
     with house_style():
         figure = Figure(figsize=(WIDTH, 0.5 * len(categories) + 0.95), layout="constrained")
@@ -168,14 +169,14 @@ def floors_figure(
             ax.axvline(chance[key], color="0.4", linewidth=0.9, linestyle="--")
             for m, method in enumerate(methods):
                 values = table[table["variant"] == method].set_index("category")[key].reindex(categories)
-                ax.plot(values, rows + spread[m], MARKERS[m % 6], color=COLOURS[m % 6], markersize=4)
+                ax.plot(values, rows + spread[m], styles[m][1], color=styles[m][0], markersize=4)
             ax.set_xlim(np.fmin(chance[key], table[key].min()) - 0.05, 1.02)
             ax.set_title(full_names[key])
             ax.grid(axis="x", color="0.9")
             ax.set_axisbelow(True)
         axes[0].set_yticks(rows, [spoken(c) for c in categories])
         axes[0].set_ylim(len(categories) - 0.5, -0.5)
-        shown = [Line2D([], [], marker=MARKERS[m % 6], color=COLOURS[m % 6], ls="", ms=4) for m in range(len(methods))]
+        shown = [Line2D([], [], marker=marker, color=colour, ls="", ms=4) for colour, marker in styles]
         shown.append(Line2D([], [], color="0.4", linewidth=0.9, linestyle="--"))
         figure.legend(shown, [*methods, "chance"], loc="outside lower center", ncols=len(shown), frameon=False)
     return figure

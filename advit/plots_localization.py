@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from advit.explain_localization import DensitySteps, ProCurve
-from advit.plots import MAP_COLOURS, house_style
+from advit.plots import CHANCE, COLOURS, MAP_COLOURS, MARKERS, house_style
 from advit.plots_associations import no_axes, outline
 
 NLL_COLOURS, COUNT_COLOURS = "viridis", "cividis"
-FOUND, MISSED, FALSE = (0.0, 0.62, 0.45), (0.0, 0.45, 0.70), (0.84, 0.37, 0.0)  # Okabe-Ito green, blue, vermilion
+FOUND, MISSED, FALSE = (0.0, 0.30, 0.25), (0.0, 0.45, 0.70), (1.0, 0.70, 0.28)  # dark green, blue, light orange
 LIMIT = 0.3  # of the false positive rate, as in AU-PRO
-COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
 
 
 def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
@@ -37,13 +36,15 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
             axes[1].set_title("the mixtures' means")
         else:
             draw_map(figure, axes[1], steps.miss, "squared distance from\nthe mean, per dimension", NLL_COLOURS)
-        draw_map(figure, axes[2], steps.effective_components, f"Gaussians used, of {k}", COUNT_COLOURS, (1, k))
-        draw_map(figure, axes[3], steps.nll, f"{steps.score} per dimension, nats", NLL_COLOURS)
-        draw_map(figure, axes[4], steps.standardised, "standardised\n(in sd of training)", MAP_COLOURS)
-        draw_map(figure, axes[5], steps.upsampled, "upsampled", MAP_COLOURS)
-        draw_map(figure, axes[6], steps.smoothed, "smoothed", MAP_COLOURS)
+        draw_map(figure, axes[2], steps.effective_components, f"effective Gaussians,\nof {k}", COUNT_COLOURS, (1, k))
+        draw_map(figure, axes[3], steps.nll, f"{steps.score} per\ndimension, nats", NLL_COLOURS)
+        later = {"standardised\n(in sd of training)": steps.standardised, "upsampled": steps.upsampled}
+        later["smoothed"] = steps.smoothed
+        span = min(float(m.min()) for m in later.values()), max(float(m.max()) for m in later.values())
+        for ax, (title, values) in zip(axes[4:7], later.items(), strict=True):
+            draw_map(figure, ax, values, title, MAP_COLOURS, span, threshold)
         axes[7].imshow(decisions(steps.smoothed >= threshold, steps.mask), extent=(0, 1, 1, 0))
-        axes[7].set_title(f"score ≥ threshold {threshold:.2f}")
+        axes[7].set_title(f"smoothed ≥ threshold\n{threshold:.2f}")
         for ax in axes[:7]:
             outline(ax, steps.mask)
         legend(axes[7])
@@ -74,7 +75,7 @@ def localization_panel(
         outline(axes[0], mask)
         outline(axes[1], mask)
         legend(axes[2])
-        plot = figure.add_axes((0.755, 0.2, 0.235, 0.7))
+        plot = figure.add_axes((0.755, 0.2, 0.225, 0.68))
         if curve is None:
             no_axes(plot)
             plot.text(0.5, 0.5, "no masks: no PRO curve", ha="center")
@@ -104,11 +105,15 @@ def kinds_figure(table: pd.DataFrame, variants: Sequence[str], metric: str, labe
                     markersize=5, label=variant)  # fmt: skip
         for y in range(1, len(categories)):
             ax.axhline(y - 0.5, color="0.85", linewidth=0.6)
+        if metric in CHANCE:
+            ax.axvline(CHANCE[metric], color="0.4", linewidth=0.9, linestyle="--", label="chance")
+        if table.groupby(["variant", "category"]).size().max() > 1:
+            ax.plot([], [], "|", color="0.3", markersize=7, label="single run")
         ax.set(xlim=(0, 1.02), ylim=(len(categories) - 0.5, -0.5), xlabel=label)
         ax.set_yticks(range(len(categories)), categories)
         ax.grid(axis="x", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
-        figure.legend(loc="outside upper center", ncols=len(variants), frameon=False, columnspacing=1.2)
+        figure.legend(loc="outside upper center", ncols=min(4, len(variants) + 2), frameon=False, columnspacing=1.2)
     return figure
 
 
@@ -126,7 +131,7 @@ def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
         figure = Figure(figsize=(6.3, 2.3), layout="constrained")
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         least = min(table[metric].min() for metric in metrics)
-        styles = dict(zip(sorted(table["category"].unique()), zip(COLOURS, MARKERS, strict=True), strict=False))
+        styles = dict(zip(sorted(table["category"].unique()), zip(COLOURS[:6], MARKERS[:6], strict=True), strict=False))
         for ax, (metric, name) in zip(axes, metrics.items(), strict=True):
             for (category, _), run in table.sort_values("components").groupby(["category", "seed"]):
                 colour, marker = styles.get(category, ("0.5", "o"))
@@ -145,14 +150,19 @@ def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
 
 def draw_map(
     figure: Figure, ax: Axes, values: np.ndarray, title: str, colours: str,
-    span: tuple[float | None, float | None] = (None, None),
+    span: tuple[float | None, float | None] = (None, None), threshold: float | None = None,
 ) -> None:  # fmt: skip
-    """One map in the unit square with a small colour bar, over ``span`` or, without one, from least to largest."""
+    """One map in the unit square with a small colour bar, over ``span`` or, without one, from least to largest.
+
+    ``threshold``: marked on the bar.
+    """
     drawn = ax.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], extent=(0, 1, 1, 0))
     ax.set_title(title)
     bar = figure.colorbar(drawn, ax=ax, fraction=0.05, pad=0.02, orientation="horizontal")
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
     bar.ax.locator_params(nbins=4)
+    if threshold is not None:
+        bar.ax.axvline(threshold, color="white", linewidth=1)
 
 
 def draw_curve(ax: Axes, curve: ProCurve, threshold: float) -> None:
@@ -165,9 +175,9 @@ def draw_curve(ax: Axes, curve: ProCurve, threshold: float) -> None:
     ax.fill_between(x[x <= LIMIT], y[x <= LIMIT], color=COLOURS[0], alpha=0.15, linewidth=0)
     ax.plot([fpr, fpr, 0], [0, pro, pro], color=COLOURS[1], linewidth=0.8, linestyle="--")
     ax.plot(fpr, pro, "o", color=COLOURS[1], markersize=6, clip_on=False, zorder=5)
-    ax.set(xlim=(0, right), ylim=(0, 1), xlabel="false positive rate", ylabel="per-region overlap")
+    ax.set(xlim=(0, right), ylim=(0, 1.04), xlabel="false positive rate", ylabel="per-region overlap")
     ax.locator_params(nbins=4)
-    ax.set_title(f"FPR {fpr:.3f}, overlap {pro:.3f}")
+    ax.set_title(f"FPR {fpr:.3f}, overlap {pro:.3f}", pad=8)
 
 
 def decisions(found: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -58,9 +58,9 @@ def test_c2_compares_the_separation_of_pairs():
     gaps = {"minimax": 6, "none": 0, "maximise only": 6}
     found = runs(*(fake(v, seed=s, gap=g) for v, g in gaps.items() for s in seeds))
     claims = {c.short: c for c in minimax_claims(found)}
-    assert claims["minimax against none"].verdict == SUPPORTED
-    assert claims["minimax against none, place removed"].verdict == SUPPORTED
-    assert claims["minimax against maximise only"].estimate.value == pytest.approx(0, abs=0.02)
+    assert claims["P, minimax versus none"].verdict == SUPPORTED
+    assert claims["P, minimax versus none, place removed"].verdict == SUPPORTED
+    assert claims["P, minimax versus maximise only"].estimate.value == pytest.approx(0, abs=0.02)
     table = gap_table(found)
     assert len(table) == 12 and table[table["variant"] == "minimax"]["gap"].min() > 4
 
@@ -92,8 +92,8 @@ def test_c5_takes_the_best_floor_of_each_category():
     rows = [(v, c, 0, x, x, x) for v, x in (("z", 0.3), ("g", 0.8)) for c in "abc"]
     floors = pd.DataFrame(rows, columns=["variant", "category", "seed", "image_auroc", "pixel_auroc", "aupro_0.3"])
     claims = {c.short: c for c in opponent_claims(main, public, floors)}
-    assert claims["against vt_adl: AU-PRO (FPR ≤ 0.3)"].estimate.value == pytest.approx(0.5)
-    assert claims["against the best floor: AU-PRO (FPR ≤ 0.3)"].estimate.value == pytest.approx(-0.1)
+    assert claims["AU-PRO (FPR ≤ 0.3) versus vt_adl after 28 steps"].estimate.value == pytest.approx(0.5)
+    assert claims["AU-PRO (FPR ≤ 0.3) versus the best floor"].estimate.value == pytest.approx(-0.1)
     frame = claims_frame(list(claims.values()))
     assert list(frame["units"]) == ["3 categories"] * 6 and frame["verdict"].iloc[-1] == AGAINST
     assert "vt_adl after 28 steps" in frame["measured"].iloc[0]

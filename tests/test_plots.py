@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from advit.plots import metrics_figure, overview_figure, save_figure
 from advit.plots_associations import distribution_figure, effects_figure
@@ -20,7 +21,7 @@ FIGURES = {
     "overview": lambda t: overview_figure([{**PICTURE, "low": 0.0, "threshold": 0.5, "title": NAME}]),
     "distribution": lambda t: distribution_figure({NAME: (np.arange(5.0), np.arange(5.0))}, {NAME: "P"}, "AD"),
     "effects": lambda t: effects_figure({NAME: VALUES}, "P"),
-    "pairs": lambda t: pairs_figure({"AU-PRO": t.assign(off=0.1, on=0.2)}, "off", "on"),
+    "pairs": lambda t: pairs_figure({"AU-PRO": t.assign(off=0.1, on=0.2)}, "off", "on", "on minus off"),
     "sweep": lambda t: sweep_figure({"AU-PRO": t.assign(x=1, value=0.5)}, "sd"),
     "comparison": lambda t: comparison_figure(t, {"m": "metric"}),
     "examples": lambda t: examples_figure(NAME, [(NAME, PICTURE["image"], PICTURE["mask"])]),
@@ -36,3 +37,23 @@ FIGURES = {
 def test_a_name_with_dollars_is_no_formula(figure, tmp_path):
     save_figure(FIGURES[figure](pd.DataFrame(RUN)), tmp_path / "figure")
     assert f"<!-- {NAME} -->" in (tmp_path / "figure.svg").read_text()
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_nothing_is_cut_off_at_the_border(figure, tmp_path):
+    save_figure(FIGURES[figure](pd.DataFrame(RUN)), tmp_path / "figure")
+    with Image.open(tmp_path / "figure.png") as picture:
+        ink = np.asarray(picture.convert("L")) < 250
+    assert ink.any() and not any(edge.any() for edge in (ink[0], ink[-1], ink[:, 0], ink[:, -1]))
+
+
+def test_a_picture_has_the_ticks_that_its_layout_was_made_for(tmp_path):
+    """Without the house style a tick of three decimals is cut off at the left."""
+    table = pd.DataFrame({"x": [0, 1, 2, 3], "category": "a", "value": [0.9171, 0.9302, 0.9404, 0.9866]})
+    figure = sweep_figure({"AU-PRO": table, "pixel-level AUROC": table}, "sd")
+    save_figure(figure, tmp_path / "figure")
+    svg = (tmp_path / "figure.svg").read_text()
+    assert all(f"<!-- {t.get_text()} -->" in svg for t in figure.axes[0].get_yticklabels()[1:-1])
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.size == tuple(int(200 * side) for side in figure.get_size_inches())
+        assert (np.asarray(picture.convert("L"))[:, 0] > 250).all()

@@ -35,11 +35,15 @@ def test_zero_gradients_are_written_out():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["prior", "series"]
 
 
-def test_every_pair_is_a_line_and_the_mean_is_their_mean():
+def test_every_pair_is_a_difference_and_the_mean_is_that_of_the_categories():
     table = pd.DataFrame({"category": [*"aab"], "seed": [0, 1, 0], "off": [0.1, 0.2, 0.6], "on": [0.2, 0.3, 0.4]})
-    ax = pairs_figure({"AU-PRO": table}, "off", "on").axes[0]
-    assert len(ax.lines) == 4 and list(ax.lines[-1].get_ydata()) == pytest.approx([0.3, 0.3])
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["off", "on"]
+    figure = pairs_figure({"AU-PRO": table}, "off", "on", "on minus off")
+    ax = figure.axes[0]
+    drawn = [list(line.get_xdata()) for line in ax.lines[:3]]
+    for found, expected in zip(drawn, ([0.1, 0.1], [-0.2], [-0.05]), strict=True):
+        assert found == pytest.approx(expected)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "mean: −0.0500"]
+    assert figure.get_supxlabel() == "on minus off; grey: below 0.02"
 
 
 def test_a_sweep_shows_every_run_and_joins_means():
@@ -72,13 +76,16 @@ def test_every_verdict_has_its_own_mark_and_a_word_in_the_legend():
     verdicts = [SUPPORTED, AGAINST, UNDECIDED, NEGLIGIBLE, UNTESTED]
     values = np.array([[0.1, np.nan, np.nan]] * 5)
     figure = claims_figure([*"abcde"], values, verdicts)
-    marks = [(line.get_marker(), line.get_color()) for line in figure.axes[0].lines[:5]]
+    marks = [(line.get_marker(), line.get_color()) for line in figure.axes[0].lines if line.get_marker() != "None"]
     assert len({m for m, _ in marks}) == len({c for _, c in marks}) == 5
     legend = figure.legends[0]
     assert [(h.get_marker(), h.get_color()) for h in legend.legend_handles[:5]] == marks
-    words = ["supported", "against", "undecided", "no difference (below 0.02)", "not tested", "95 % interval"]
+    words = ["supported", "the opposite", "undecided", "no difference (below 0.02)", "not tested", "95 % interval"]
     assert [t.get_text() for t in legend.get_texts()] == words
     assert "right of 0: for the claim" in figure.axes[0].get_xlabel()
+    one = claims_figure(["a"], np.full((1, 3), np.nan), [UNTESTED])
+    assert [t.get_text() for t in one.legends[0].get_texts()] == ["not tested", "95 % interval"]
+    assert one.axes[0].lines[0].get_marker() == "v" and one.axes[0].texts[0].get_text() == "no estimate"
 
 
 @pytest.mark.parametrize("count", [1, 23])

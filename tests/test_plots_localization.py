@@ -54,12 +54,12 @@ def test_steps_show_every_array(expected):
          s.smoothed, decisions(s.smoothed >= 0.7, s.mask)], strict=True,
     ):  # fmt: skip
         assert np.allclose(drawn, values)
-    assert figure.axes[7].get_title() == "score ≥ threshold 0.70"
+    assert figure.axes[7].get_title() == "smoothed ≥ threshold\n0.70"
     assert expected or figure.axes[1].get_title() == "squared distance from\nthe mean, per dimension"
     assert figure.axes[2].images[0].get_clim() == (1, 3)
-    assert figure.axes[3].get_title() == "NLL per dimension, nats"
+    assert figure.axes[3].get_title() == "NLL per\ndimension, nats"
     surprised = steps_figure(replace(s, score="surprise"), threshold=0.7)
-    assert surprised.axes[3].get_title() == "surprise per dimension, nats"
+    assert surprised.axes[3].get_title() == "surprise per\ndimension, nats"
 
 
 def test_one_gaussian_alone_has_a_scale_too():
@@ -121,7 +121,9 @@ def test_kinds_are_means_over_seeds():
     dots = figure.axes[0].lines[0]
     assert dots.get_xdata() == pytest.approx([0.3, 0.9])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a", "b"]
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["density", "association"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "density", "association", "chance", "single run"
+    ]  # fmt: skip
 
 
 def test_gaussians_show_every_run_and_the_mean():
