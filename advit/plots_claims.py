@@ -38,10 +38,10 @@ def curves_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], xlabel: str)
                 colour = COLOURS[i % len(COLOURS)]
                 ax.plot(curve["step"], curve["mean"], LINES[i % len(LINES)], color=colour, label=variant, linewidth=1.3)
                 ax.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
-            ax.set_xlabel(xlabel)
             ax.set_title(label)
             ax.grid(color="0.92")
             ax.set_axisbelow(True)
+        figure.supxlabel(xlabel, fontsize=8)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     return figure
@@ -126,10 +126,10 @@ def sweep_figure(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
                 ax.plot(at, means.to_numpy(), "-", color=colour, linewidth=1.3)
                 ax.plot([], [], "-", marker=marker, color=colour, linewidth=1.3, markersize=4, label=name)
             ax.set_xticks(range(len(levels)), [f"{x:g}" for x in levels])
-            ax.set_xlabel(xlabel)
             ax.set_title(label)
             ax.grid(axis="y", color="0.92")
             ax.set_axisbelow(True)
+        figure.supxlabel(xlabel, fontsize=8)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     return figure

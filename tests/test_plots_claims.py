@@ -23,7 +23,7 @@ def curve(offset):
 
 def test_curves_have_a_panel_per_quantity_and_a_line_per_variant():
     figure = curves_figure({"nats": {"a": curve(1), "b": curve(2)}, "MSE": {"a": curve(3), "b": curve(4)}}, "step")
-    assert [ax.get_title() for ax in figure.axes] == ["nats", "MSE"] and figure.axes[0].get_xlabel() == "step"
+    assert [ax.get_title() for ax in figure.axes] == ["nats", "MSE"] and figure.get_supxlabel() == "step"
     assert [line.get_ydata()[0] for line in figure.axes[1].lines] == [3, 4]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]
 
