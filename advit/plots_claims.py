@@ -43,7 +43,7 @@ def curves_figure(panels: Mapping[str, Mapping[str, pd.DataFrame]], xlabel: str)
             ax.set_axisbelow(True)
         figure.supxlabel(xlabel, fontsize=8)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
     return figure
 
 
@@ -131,7 +131,7 @@ def sweep_figure(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
             ax.set_axisbelow(True)
         figure.supxlabel(xlabel, fontsize=8)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)), frameon=False)
     return figure
 
 

@@ -97,3 +97,13 @@ def test_legend_and_axis_text_of_the_claims_do_not_overlap(count):
     axes = figure.axes[0].get_tightbbox()
     assert page.y0 <= below.y0 and below.y1 <= axes.y0
     assert page.x0 <= min(below.x0, axes.x0) and max(below.x1, axes.x1) <= page.x1
+
+
+def test_the_label_below_all_panels_lies_clear_of_the_legend():
+    curve = pd.DataFrame({"step": [1, 2], "mean": [1, 2.0], "low": [1, 2.0], "high": [1, 2.0]})
+    table = pd.DataFrame({"x": [0, 1], "category": "a", "value": [0.2, 0.4]})
+    panels = {"AU-PRO": table, "pixel-level AUROC": table}
+    for figure in (curves_figure({"nats": {"a": curve}}, "step"), sweep_figure(panels, "sd of the noise")):
+        settle(figure).canvas.draw()
+        legend, words = figure.legends[0].get_window_extent(), figure._supxlabel.get_window_extent()
+        assert not legend.overlaps(words)
