@@ -1,4 +1,4 @@
-"""Tools to compute with N x N matrices in blocks of rows that stay in a core's cache, so that none is ever stored."""
+"""Tools to compute with N x N matrices in blocks of rows of bounded size, so that none is ever stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advit.precision import full_precision
 
-BLOCK_BYTES = 2**20  # of one block in full precision: the few that are at work together stay in the cache
+BLOCK_BYTES = 2**20  # of one block in full precision; some ten of them are at work together
 
 
 def blocks(pairs: int, n: int, like: Tensor, kernels: str = "plain") -> Iterator[tuple[slice, slice]]:

@@ -75,11 +75,6 @@ def associations_claims(runs: Runs) -> Iterator[Claim]:
         )  # fmt: skip
 
 
-def spoken_lambda(variant: str) -> str:
-    """The name of a variant with the Greek letter: "minimax, lambda 3" as "minimax, λ = 3"."""
-    return variant.replace("lambda ", "λ = ")
-
-
 def gap_table(runs: Runs) -> pd.DataFrame:
     """Per run how far the discrepancy separates defect from normal patches.
 
@@ -106,10 +101,11 @@ def minimax_claims(runs: Runs) -> Iterator[Claim]:
     table = gap_table(runs)
     for name in [v for v in runs.variants() if v.startswith("minimax")]:
         for other in ("none", "maximise only") if name == "minimax" else ("none",):
+            spoken = name.replace("lambda ", "λ = ")
             for column in ("separation", "separation, place removed"):
                 removed = column.removeprefix("separation")
                 yield Claim(
-                    "C2", f"P, {spoken_lambda(name)} versus {other}{removed}",
+                    "C2", f"P, {spoken} versus {other}{removed}",
                     f"minimax widens that gap (against: {other})", ABLATION,
                     f"difference of P(AD_defect < AD_normal){removed}, {name} minus {other}",
                     paired(table, column, name, other),

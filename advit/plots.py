@@ -23,6 +23,7 @@ TRUTH, DECISION = "#00e5ff", "#ffffff"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 CHANCE = {"image_auroc": 0.5, "pixel_auroc": 0.5, "aupro_0.3": 0.15}  # of a constant map: the diagonal's
+CHANCE_LINE = {"color": "0.4", "linewidth": 0.9, "linestyle": "--"}
 STYLE = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
@@ -35,6 +36,11 @@ STYLE = {
     "savefig.bbox": "tight",
     "savefig.pad_inches": 0.05,
 }
+
+
+def style_of(i: int) -> tuple[str, str]:
+    """Colour and marker of the i-th thing in a figure; they begin anew after the last."""
+    return COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
 
 
 @contextmanager

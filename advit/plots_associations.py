@@ -19,7 +19,7 @@ from advit.plots import TRUTH, house_style
 NORMAL, DEFECT = "#0072B2", "#D55E00"
 SIGMA_COLOURS, DISCREPANCY_COLOURS = "cividis", "viridis"
 EXTREME = 30  # times the uniform association, or a thirtieth of it: the ends of the scale
-FRAMES = {NORMAL: (0, (2, 1.2)), DEFECT: "-"}  # of a normal patch dashed, so that grey prints tell them apart too
+FRAMES = {NORMAL: (NORMAL, (0, (2, 1.2))), DEFECT: ("black", "-")}  # colour and line: told apart in grey prints too
 
 
 def associations_figure(
@@ -235,10 +235,10 @@ def outline(ax: Axes, mask: np.ndarray, colour: str = TRUTH) -> None:
 
 
 def mark_patch(ax: Axes, view: AssociationView, patch: int, colour: str) -> None:
-    """Frame around one patch, in its colour with a white rim, above the outline of the defect."""
+    """Frame around one patch, of :data:`FRAMES` with a white rim, above the outline of the defect."""
     rim, side = 0.008, 1 / view.grid
     corner, side = (patch % view.grid * side - rim, patch // view.grid * side - rim), side + 2 * rim
-    for width, edge, line in ((3.0, "white", "-"), (1.7, "black" if colour == DEFECT else colour, FRAMES[colour])):
+    for width, edge, line in ((3.0, "white", "-"), (1.7, *FRAMES[colour])):
         frame = Rectangle(
             corner, side, side, fill=False, edgecolor=edge, linewidth=width, linestyle=line, clip_on=False, zorder=5
         )

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from advit.plots import CHANCE, COLOURS, MARKERS, house_style
+from advit.plots import CHANCE, CHANCE_LINE, COLOURS, house_style, style_of
 from advit.plots_data import spoken
 from advit.stats import AGAINST, MARGIN, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
 
@@ -85,9 +85,8 @@ def pairs_figure(panels: Mapping[str, pd.DataFrame], left: str, right: str, xlab
         for ax, (label, table) in zip(axes, panels.items(), strict=True):
             change, names = table[right] - table[left], sorted(table["category"].unique())
             for i, name in enumerate(names):
-                values = change[table["category"] == name]
-                ax.plot(values, [i] * len(values), MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
-                        markersize=4, alpha=0.8, markeredgewidth=0)  # fmt: skip
+                values, (colour, marker) = change[table["category"] == name], style_of(i)
+                ax.plot(values, [i] * len(values), marker, color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
             mean = change.groupby(table["category"]).mean().mean()
             ax.plot(mean, len(names), "d", color="black", markersize=6)
             ax.axvline(0, color="black", linewidth=0.8)
@@ -117,7 +116,7 @@ def sweep_figure(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
             place = {x: i for i, x in enumerate(levels)}
             for i, (category, rows) in enumerate(table.groupby("category", sort=True)):
                 shift = (i - (table["category"].nunique() - 1) / 2) * 0.03
-                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                colour, marker = style_of(i)
                 at = rows["x"].map(place) + shift
                 ax.plot(at, rows["value"], marker, color=colour, markersize=3, alpha=0.45)
                 means = rows.groupby("x")["value"].mean()
@@ -154,16 +153,17 @@ def comparison_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure
             for i, method in enumerate(methods):
                 values = [means.get((method, c), np.nan) for c in categories]
                 first, rows = i == 0, np.arange(len(categories)) + 0.8 * ((i + 0.5) / len(methods) - 0.5)
+                colour, marker = style_of(i)
                 ax.plot(
-                    values, rows, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)],
+                    values, rows, marker, color=colour,
                     markersize=6.5 if first else 4.5, markeredgewidth=1.2, label=method, zorder=3 if first else 2,
-                    markerfacecolor=COLOURS[i % len(COLOURS)] if first else "white",
+                    markerfacecolor=colour if first else "white",
                 )  # fmt: skip
             for y in range(1, len(categories)):
                 ax.axhline(y - 0.5, color="0.85", linewidth=0.6, zorder=0)
             ax.set_title(label)
             if key in CHANCE:
-                ax.axvline(CHANCE[key], color="0.4", linewidth=0.9, linestyle="--", label="chance")
+                ax.axvline(CHANCE[key], **CHANCE_LINE, label="chance")
             ax.set_xlim(0, 1.05)  # a whole mark at 1
             ax.grid(axis="x", color="0.92")
             ax.set_axisbelow(True)

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import distance_transform_edt
 
-from advit.plots import COLOURS, MARKERS, TRUTH, house_style
+from advit.plots import CHANCE_LINE, COLOURS, TRUTH, house_style, style_of
 
 WIDTH = 6.3  # inches, a page
 
@@ -159,14 +159,14 @@ def floors_figure(
     Test: tests/test_plots_data.py
     """
     methods, categories = list(dict.fromkeys(table["variant"])), list(dict.fromkeys(table["category"]))
-    styles = [(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i in range(2, 2 + len(methods))]
+    styles = [style_of(2 + m) for m in range(len(methods))]
     rows, spread = np.arange(len(categories)), np.linspace(-0.3, 0.3, len(methods)) * (len(methods) > 1)
     with house_style():
         figure = Figure(figsize=(WIDTH, 0.5 * len(categories) + 0.95), layout="constrained")
         axes = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
         for ax, key in zip(axes, keys, strict=True):
             ax.hlines(rows[1:] - 0.5, 0, 1, transform=ax.get_yaxis_transform(), color="0.85", linewidth=0.6)
-            ax.axvline(chance[key], color="0.4", linewidth=0.9, linestyle="--")
+            ax.axvline(chance[key], **CHANCE_LINE)
             for m, method in enumerate(methods):
                 values = table[table["variant"] == method].set_index("category")[key].reindex(categories)
                 ax.plot(values, rows + spread[m], styles[m][1], color=styles[m][0], markersize=4)
@@ -177,6 +177,6 @@ def floors_figure(
         axes[0].set_yticks(rows, [spoken(c) for c in categories])
         axes[0].set_ylim(len(categories) - 0.5, -0.5)
         shown = [Line2D([], [], marker=marker, color=colour, ls="", ms=4) for colour, marker in styles]
-        shown.append(Line2D([], [], color="0.4", linewidth=0.9, linestyle="--"))
+        shown.append(Line2D([], [], **CHANCE_LINE))
         figure.legend(shown, [*methods, "chance"], loc="outside lower center", ncols=len(shown), frameon=False)
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from advit.explain_localization import DensitySteps, ProCurve
-from advit.plots import CHANCE, COLOURS, MAP_COLOURS, MARKERS, house_style
+from advit.plots import CHANCE, CHANCE_LINE, COLOURS, MAP_COLOURS, MARKERS, house_style
 from advit.plots_associations import no_axes, outline
 
 NLL_COLOURS, COUNT_COLOURS = "viridis", "cividis"
@@ -106,7 +106,7 @@ def kinds_figure(table: pd.DataFrame, variants: Sequence[str], metric: str, labe
         for y in range(1, len(categories)):
             ax.axhline(y - 0.5, color="0.85", linewidth=0.6)
         if metric in CHANCE:
-            ax.axvline(CHANCE[metric], color="0.4", linewidth=0.9, linestyle="--", label="chance")
+            ax.axvline(CHANCE[metric], **CHANCE_LINE, label="chance")
         if table.groupby(["variant", "category"]).size().max() > 1:
             ax.plot([], [], "|", color="0.3", markersize=7, label="single run")
         ax.set(xlim=(0, 1.02), ylim=(len(categories) - 0.5, -0.5), xlabel=label)
@@ -131,7 +131,7 @@ def gaussians_figure(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
         figure = Figure(figsize=(6.3, 2.3), layout="constrained")
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         least = min(table[metric].min() for metric in metrics)
-        styles = dict(zip(sorted(table["category"].unique()), zip(COLOURS[:6], MARKERS[:6], strict=True), strict=False))
+        styles = dict(zip(sorted(table["category"].unique()), zip(COLOURS, MARKERS, strict=True), strict=False))
         for ax, (metric, name) in zip(axes, metrics.items(), strict=True):
             for (category, _), run in table.sort_values("components").groupby(["category", "seed"]):
                 colour, marker = styles.get(category, ("0.5", "o"))

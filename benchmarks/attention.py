@@ -59,11 +59,6 @@ def our_discrepancy(x: Inputs, kernels: str = "plain") -> Tensor:
     return value.detach()
 
 
-def fused_discrepancy(x: Inputs) -> Tensor:
-    """The same, its arithmetic fused by torch.compile."""
-    return our_discrepancy(x, "fused")
-
-
 def our_value(x: Inputs) -> Tensor:
     """Value alone."""
     with torch.no_grad():
@@ -88,11 +83,6 @@ def our_attention(x: Inputs, kernels: str = "plain") -> Tensor:
     out, value = minimax_attention(x.q, x.k, x.v, x.sigma, Minimax(equal_smoothing(x.q.shape[2]), "both", kernels))
     torch.autograd.backward([out, value], [x.towards, None])
     return out.detach()
-
-
-def fused_attention(x: Inputs) -> Tensor:
-    """The same, its arithmetic fused by torch.compile."""
-    return our_attention(x, "fused")
 
 
 def published_attention(x: Inputs) -> Tensor:

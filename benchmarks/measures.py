@@ -85,14 +85,12 @@ def at_most(found: dict[str, Any], limit: float) -> dict[str, Any]:
     return found | {"target": f"at most {limit:g}", "met": bool(found["ours"] <= limit)}
 
 
-def ours_of(
-    sizes: Sizes, x: attention.Inputs, plain: Callable[..., Any], fused: Callable[..., Any]
-) -> dict[str, Callable[[], Any]]:
+def ours_of(sizes: Sizes, x: attention.Inputs, function: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
     """Our function, and the same with fused arithmetic, which is compiled here, by what a row adds to its name."""
-    found = {"": lambda: plain(x)}
+    found = {"": lambda: function(x)}
     if sizes.fused:
-        fused(x)
-        found[", fused"] = lambda: fused(x)
+        function(x, "fused")
+        found[", fused"] = lambda: function(x, "fused")
     return found
 
 
@@ -106,7 +104,7 @@ def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
             forward = {"ours": lambda x=x: attention.our_value(x), "theirs": lambda x=x: attention.published_value(x)}
             found = side_by_side(forward, sizes.repeats)
             yield row(f"discrepancy, forward, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"], "published")
-            both = ours_of(sizes, x, attention.our_discrepancy, attention.fused_discrepancy)
+            both = ours_of(sizes, x, attention.our_discrepancy)
             found = side_by_side(both | {"theirs": lambda x=x: attention.published_both(x)}, sizes.repeats)
             for how in both:
                 line = row(
@@ -139,13 +137,13 @@ def layer_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     for width in (sizes.width, sizes.narrow):
         for n in sizes.patches:
             x = attention.inputs(n, sizes.batch, width)
-            both = ours_of(sizes, x, attention.our_attention, attention.fused_attention)
+            both = ours_of(sizes, x, attention.our_attention)
             found = side_by_side(both | {"plain": lambda x=x: attention.plain_attention(x)}, sizes.repeats)
-            plain, theirs = found["plain"], None
+            plain, theirs, where = found["plain"], None, f"N = {n}, heads of {width}"
             if width == sizes.width:
                 theirs = side_by_side({"it": lambda x=x: attention.published_attention(x)}, 1)["it"]
             for how in both:
-                ours, where = found[how], f"N = {n}, heads of {width}"
+                ours = found[how]
                 what = f"attention with discrepancy, forward + backward{how}, {where}"
                 line = row(what, "ms", 1e3 * ours, 1e3 * plain, "plain attention")
                 yield line | {"target": "at most 2x the time", "met": ours <= 2 * plain} if n >= 256 else line
