@@ -7,30 +7,44 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+BAND = 64  # columns of a banded matrix at a time
 BLOCK_BYTES = 2**20  # of the four maps of the images that SSIM works on at a time
 
 
 def gaussian_window(window: int, sigma: float, like: Tensor) -> Tensor:
-    """Normalised 1-D Gaussian of ``window`` taps, in the dtype of ``like``, on the CPU: it is read as numbers."""
+    """Normalised 1-D Gaussian of ``window`` taps, in the dtype of ``like``, on the CPU."""
     x = torch.arange(window, dtype=like.dtype) - (window - 1) / 2
     weights = torch.exp(-x.square() / (2 * sigma**2))
     return weights / weights.sum()
 
 
+def band(taps: Tensor, length: int, start: int) -> tuple[slice, Tensor]:
+    """What places ``start`` to ``start + BAND`` of an axis read, and the weights ``(read, places)``."""
+    reach = len(taps) // 2
+    stop = min(length, start + BAND)
+    read = torch.arange(max(0, start - reach), min(length, stop + reach))
+    apart = read[:, None] - torch.arange(start, stop)
+    weights = torch.where(apart.abs() <= reach, taps[(apart + reach).clamp(0, 2 * reach)], 0)
+    return slice(int(read[0]), int(read[-1]) + 1), weights
+
+
 def blur(maps: Tensor, taps: Tensor) -> Tensor:
     """Weighted mean of ``(..., height, width)`` under a symmetric window of odd length in both directions, zero padded.
 
-    A sum of moved copies: at these few taps several times faster on a CPU than a convolution.
+    Products with a banded matrix, a block of its columns at a time: several times faster on a CPU than a convolution.
     """
-    weights, reach = taps.tolist(), len(taps) // 2
-    for axis in (-2, -1):
-        length = maps.shape[axis]
-        padded = F.pad(maps, (0, 0, reach, reach) if axis == -2 else (reach, reach))
-        maps, pair = padded.narrow(axis, reach, length) * weights[reach], torch.empty_like(maps)
-        for i in range(reach):
-            torch.add(padded.narrow(axis, i, length), padded.narrow(axis, 2 * reach - i, length), out=pair)
-            maps.add_(pair, alpha=weights[i])
-    return maps
+    height, width = maps.shape[-2:]
+    lines = maps.reshape(-1, width)
+    blurred = torch.empty_like(lines)
+    for start in range(0, width, BAND):
+        read, weights = band(taps, width, start)
+        torch.mm(lines[:, read], weights.to(maps.device), out=blurred[:, start : start + BAND])
+    pictures = blurred.view(-1, height, width)
+    out = torch.empty_like(pictures)
+    for start in range(0, height, BAND):
+        read, weights = band(taps, height, start)
+        out[:, start : start + BAND] = weights.T.contiguous().to(maps.device) @ pictures[:, read]
+    return out.view(maps.shape)
 
 
 class _SSIM(torch.autograd.Function):

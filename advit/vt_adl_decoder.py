@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advit.fft_convolution import SpectralConvTranspose2d
+from advit.norm_convolution import norm_convolution
 from advit.precision import full_precision
 
 CODE_CHANNELS, CODE_SIDE = 8, 8
@@ -14,28 +14,6 @@ CODE = CODE_CHANNELS * CODE_SIDE**2  # 512, the length of the capsule
 NATIVE_SIZE = 512  # what the layers make of (8, 8, 8)
 # (channels out, kernel, stride, padding); None: the image's. Side 8 -> 15 -> 49 -> 245 -> 497 -> 502 -> 512
 UPSAMPLING = ((16, 3, 2, 1), (32, 9, 3, 1), (32, 7, 5, 1), (16, 9, 2, 0), (8, 6, 1, 0), (None, 11, 1, 0))
-
-
-class ExactBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d of channels-last pixels with the statistics of a float64 one, to rounding.
-
-    In this layout PyTorch's own sums lose digits: up to 2e-3 of an activation at 512 px, where 2e-6 is left here.
-    Test: tests/test_eq_vt_adl.py
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
-        variance, mean = torch.var_mean(full_precision(pixels), dim=0, correction=0)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            unbiased = variance * (len(pixels) / (len(pixels) - 1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
 class PublicDecoder(nn.Module):
@@ -59,17 +37,25 @@ class PublicDecoder(nn.Module):
         layers: list[nn.Module] = []
         width = CODE_CHANNELS
         for out, kernel, stride, padding in UPSAMPLING:
-            kind = nn.ConvTranspose2d if out else SpectralConvTranspose2d
-            layers.append(kind(width, out or channels, kernel, stride, padding))
+            layers.append(nn.ConvTranspose2d(width, out or channels, kernel, stride, padding))
             if out:
-                layers += [ExactBatchNorm2d(out), nn.ReLU(inplace=True)]
+                layers += [nn.BatchNorm2d(out), nn.ReLU()]
                 width = out
         self.layers = nn.Sequential(*layers, nn.Tanh()).to(memory_format=torch.channels_last)  # a quarter less time
 
     def forward(self, code: Tensor) -> Tensor:
         code = code.unflatten(1, (CODE_CHANNELS, CODE_SIDE, CODE_SIDE)).to(memory_format=torch.channels_last)
-        image = full_precision(self.layers(code))  # resizing and the losses need it under mixed precision too
+        image = full_precision(self.picture(code))  # resizing and the losses need it under mixed precision too
         if self.image_size == NATIVE_SIZE:
             return image
         size = (self.image_size, self.image_size)
         return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+
+    def picture(self, code: Tensor) -> Tensor:
+        """``layers`` of a channels-last code; on a CPU in less time and half the memory, equal to rounding."""
+        if code.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return self.layers(code)
+        x = self.layers[0](code)
+        for norm, conv in zip(self.layers[1:-1:3], self.layers[3:-1:3], strict=True):
+            x = norm_convolution(x, norm, conv)
+        return self.layers[-1](x)

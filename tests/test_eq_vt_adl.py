@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -23,7 +24,7 @@ from advit.vt_adl import (
     public_patch_nll,
     vt_adl_loss,
 )
-from advit.vt_adl_decoder import ExactBatchNorm2d, PublicDecoder
+from advit.vt_adl_decoder import PublicDecoder
 
 WITNESS = json.loads((Path(__file__).parent / "data" / "vt_adl_witness.json").read_text())
 SMALL = {"image_size": 48, "patch": 16, "dim": 24, "depth": 2, "heads": 3, "mlp_dim": 20, "components": 5}
@@ -310,20 +311,13 @@ def test_sizes_that_do_not_divide_are_refused():
         small_model(heads=5)
 
 
-def test_batch_norm_is_pytorchs_in_float64_and_stays_near_it_in_float32():
-    g = torch.Generator().manual_seed(0)
-    x = (3 + torch.randn(4, 8, 96, 96, generator=g)).to(memory_format=torch.channels_last)
-    ours, theirs = ExactBatchNorm2d(8).double(), torch.nn.BatchNorm2d(8).double()
-    a, b = x.double().requires_grad_(), x.double().requires_grad_()
-    found, expected = ours(a), theirs(b)
-    assert torch.allclose(found, expected, atol=1e-12)
-    weight = torch.rand(x.shape, generator=g).double()
-    (found * weight).sum().backward()
-    (expected * weight).sum().backward()
-    assert torch.allclose(a.grad, b.grad, atol=1e-10)
-    assert torch.allclose(ours.weight.grad, theirs.weight.grad) and torch.allclose(ours.bias.grad, theirs.bias.grad)
-    for name, value in theirs.state_dict().items():
-        assert torch.allclose(ours.state_dict()[name].double(), value.double(), atol=1e-12), name
-    assert torch.allclose(ours.eval()(a), theirs.eval()(b))
-    single = ExactBatchNorm2d(8)
-    assert (single(x) - expected).abs().max() < 5e-6 and single(x).is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("training", [True, False])
+def test_decoder_is_its_layers_one_after_the_other(training):
+    torch.manual_seed(7)
+    decoder, code = PublicDecoder().double().train(training), torch.randn(2, 512, dtype=torch.float64)
+    layers = copy.deepcopy(decoder.layers)
+    with torch.no_grad():
+        expected = layers(code.unflatten(1, (8, 8, 8)))
+        assert torch.allclose(decoder(code), expected, atol=1e-11)
+    for name, value in layers.state_dict().items():
+        assert torch.allclose(decoder.layers.state_dict()[name].double(), value.double(), atol=1e-11), name
