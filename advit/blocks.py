@@ -55,7 +55,7 @@ def fused(step: Callable[..., Any]) -> Callable[..., Any]:
     Where that fails (it wants a C++ compiler), a warning says so, and ``step`` itself computes the same.
     Test: tests/test_blocks.py
     """
-    use = [torch.compile(step, dynamic=False)]
+    use = [torch.compile(step, dynamic=False, fullgraph=True)]  # fails where it would give up silently
 
     def call(*arguments: Any) -> Any:
         if use[0] is step:

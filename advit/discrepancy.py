@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from advit.attention import Associations
 from advit.blocks import without_autocast
 from advit.divergence import divergence_of
+from advit.minimax_attention import Minimax
 
 
 def smooth_association(association: Tensor, eps: float) -> Tensor:
@@ -128,13 +129,13 @@ def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str,
 
     Differs: one evaluation and one backward pass instead of two of each. Test: tests/test_eq_minimax.py
     """
-    fixed_series, fixed_prior = phases in ("minimise", "none"), phases in ("maximise", "none")
+    series, prior = Minimax(eps, phases, kernels).moves
     means = []
     for layer in layers:
         q, k, sigma = _pairs(layer)
-        if fixed_series:
+        if not series:
             q, k = q.detach(), k.detach()
-        if fixed_prior:
+        if not prior:
             sigma = sigma.detach()
         means.append(_MeanSymmetricKL.apply(q, k, sigma, eps, kernels))
     return torch.stack(means).mean()

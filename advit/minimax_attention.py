@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from advit.blocks import kernel, row_sum, transposed_zeros, without_autocast
+from advit.config import CHOICES
 from advit.divergence import (
+    PriorBlock,
     blocks_and_distances,
     logit_products,
     prior_block,
-    ratio,
     row_divergence,
     series_block,
+    smoothing,
 )
 from advit.precision import full_precision
 
@@ -25,12 +27,17 @@ class Minimax:
     """What training wants of the discrepancy besides its value.
 
     ``phases``: "both"; "maximise" or "minimise" for one phase alone; "none" for a value without gradient.
-    ``kernels``: "plain", or "fused" for arithmetic that ``torch.compile`` has fused.
+    ``kernels``: "plain", or "fused" for arithmetic that ``torch.compile`` has fused. ValueError for any other.
     """
 
     eps: float
     phases: str
     kernels: str = "plain"
+
+    def __post_init__(self) -> None:
+        for name, known in (("phases", CHOICES["minimax"]), ("kernels", CHOICES["kernels"])):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
 
     @property
     def moves(self) -> tuple[bool, bool]:
@@ -39,32 +46,36 @@ class Minimax:
 
 
 def forward_step(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float, needed: tuple[bool, bool]
+    q: Tensor, k: Tensor, v: Tensor, prior: PriorBlock, eps: float, needed: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """One block of rows: attention's output, the divergence, and E[h] and d / d a of its gradient."""
     s = series_block(q, k)
-    return s.to(v.dtype) @ v, *row_divergence(s, a, squared, eps, needed)[:3]
+    return s.to(v.dtype) @ v, *row_divergence(s, prior, eps, needed)[:3]
 
 
 def backward_step(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float,
-    out: Tensor, d_out: Tensor, mean_h: Tensor | None, weight: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, p: Tensor | None, mean_h: Tensor | None, eps: float,
+    out: Tensor, d_out: Tensor, weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One block of rows, S and P made anew: gradients of q, and of k and v, transposed.
 
     dV = S^T dO, dS = dO V^T, and with the gradient of the divergence (:func:`row_divergence`) reversed
 
-        d logits = S (dS - rowsum(dO O) - weight (1 - eps) (h - E[h]))
+        d logits = S (dS - rowsum(dO O) - weight (1 - eps) (h - E[h])),   -h = u + log u,  u = 1 / t
 
     ``out``, ``d_out``: ``(pair, rows, d_h)``. ``weight``: of every row, a tensor without axes.
-    ``mean_h``: E[h] ``(pair, rows, 1)``; None if the divergence does not move the series-association.
+    ``p``, ``mean_h``: P and E[h] ``(pair, rows, 1)``; None if the divergence does not move the series-association.
     """
     s = series_block(q, k)
-    inner = full_precision(d_out @ v.transpose(1, 2)) - row_sum(full_precision(d_out) * full_precision(out))
-    if mean_h is not None:
-        t, weight = ratio(s, prior_block(a, squared), eps), weight * (1 - eps)
-        inner = inner + weight * (t.reciprocal() - t.log() + mean_h)
-    return *logit_products(s * inner, q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
+    inner = full_precision(d_out @ v.transpose(1, 2))
+    row = -row_sum(full_precision(d_out) * full_precision(out))
+    if mean_h is None:
+        inner.add_(row)
+    else:
+        c, weight = smoothing(s, eps), weight * (1 - eps)
+        u = (p + c).div_(s + c)
+        inner.add_(row + weight * mean_h).addcmul_(u.log().add_(u), weight)
+    return *logit_products(inner.mul_(s), q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
 
 
 class _MinimaxAttention(torch.autograd.Function):
@@ -82,8 +93,8 @@ class _MinimaxAttention(torch.autograd.Function):
         mean_h, d_sigma = (torch.empty_like(sigma) if moved else None for moved in moves)
         a = 0.5 / sigma.square()[..., None]
         with without_autocast(q):
-            for p, r, squared in blocks_and_distances(q, sigma, minimax.kernels):
-                out[p, r], *rows = step(q[p, r], k[p], v[p], a[p, r], squared, minimax.eps, moves)
+            for p, r, distances in blocks_and_distances(q, sigma, minimax.kernels):
+                out[p, r], *rows = step(q[p, r], k[p], v[p], prior_block(a[p, r], distances), minimax.eps, moves)
                 for total, part in zip((value, mean_h, d_sigma), rows, strict=True):
                     if total is not None:
                         total[p, r] = part[..., 0]
@@ -101,9 +112,12 @@ class _MinimaxAttention(torch.autograd.Function):
         step, eps, kernels = kernel(backward_step, ctx.minimax.kernels), ctx.minimax.eps, ctx.minimax.kernels
         a, weight = 0.5 / sigma.square()[..., None], gradient.to(sigma.dtype) / sigma.numel()
         with without_autocast(q):
-            for p, r, squared in blocks_and_distances(q, sigma, kernels):
-                rows = out[p, r], d_out[p, r], None if mean_h is None else mean_h[p, r, None], weight
-                d_q[p, r], d_k_part, d_v_part = step(q[p, r], k[p], v[p], a[p, r], squared, eps, *rows)
+            for p, r, distances in blocks_and_distances(q, sigma, kernels):
+                of_rows = (None, None)
+                if mean_h is not None:
+                    of_rows = prior_block(a[p, r], distances).p, mean_h[p, r, None]
+                found = step(q[p, r], k[p], v[p], *of_rows, eps, out[p, r], d_out[p, r], weight)
+                d_q[p, r], d_k_part, d_v_part = found
                 d_k[p] += d_k_part
                 d_v[p] += d_v_part
         d_k, d_v = (x.transpose(1, 2).to(k.dtype) for x in (d_k, d_v))
@@ -120,7 +134,12 @@ def minimax_attention(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: M
         q, k, v: ``(batch, head, N, d_h)`` of one dtype, N patches of a square grid.
         sigma: ``(batch, head, N)``, float32 or float64.
 
+    Raises:
+        TypeError: q, k and v have different dtypes. ValueError: N patches are no square grid.
+
     Test: tests/test_eq_minimax.py
     """
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"q, k and v must have one dtype; they have {q.dtype}, {k.dtype} and {v.dtype}")
     out, discrepancy = _MinimaxAttention.apply(*(x.flatten(0, 1) for x in (q, k, v, sigma)), minimax)
     return out.unflatten(0, q.shape[:2]), discrepancy

@@ -162,3 +162,21 @@ def test_the_total_is_the_written_sum(phases):
     reconstruction = SMALL.mse_weight * terms["mse"] - SMALL.ssim_weight * terms["ssim"]
     expected = 2 * reconstruction + 0.7 * terms["discrepancy"] + SMALL.density_weight * terms["density"]
     assert terms["total"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [(dict(phases="minimize"), "phases='minimize': choose one of both, maximise, minimise, none"),
+     (dict(kernels="fast"), "kernels='fast': choose one of plain, fused")],
+)  # fmt: skip
+def test_unknown_phases_and_kernels_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Minimax(**{"eps": 1e-4, "phases": "both"} | options)
+
+
+def test_other_dtypes_and_patches_of_no_square_are_refused():
+    q, sigma = torch.randn(1, 1, 10, 4), torch.ones(1, 1, 10)
+    with pytest.raises(ValueError, match="10 patches are no square grid, as 9 or 16 are"):
+        minimax_attention(q, q, q, sigma, Minimax(1e-4, "both"))
+    with pytest.raises(TypeError, match=r"one dtype; they have torch\.float32, torch\.float32 and torch\.float64"):
+        minimax_attention(q, q, q.double(), sigma, Minimax(1e-4, "both"))
