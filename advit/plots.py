@@ -10,8 +10,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
+from scipy.ndimage import distance_transform_edt
 
 from advit.cache import ImageCache
 from advit.evaluation import Evaluation
@@ -76,6 +79,23 @@ def save_figure(figure: Figure, path: Path, alt: str = "") -> None:
         figure.savefig(temporary, metadata={"Date": None, "Description": alt})
 
 
+def outline(
+    ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, float] | None = None, colour: str = TRUTH
+) -> None:
+    """Draw the outline of a mask over an image of the same ``extent`` (as of ``imshow``), dark below to show on white.
+
+    It runs one percent of the image outside the mask: a scratch would not be seen below its own outline.
+    """
+    if mask.any() and not mask.all():
+        height, width = mask.shape
+        left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
+        x = left + (np.arange(width) + 0.5) * (right - left) / width
+        y = top + (np.arange(height) + 0.5) * (bottom - top) / height
+        away = distance_transform_edt(~mask.astype(bool)) - 0.01 * max(mask.shape)
+        drawn = ax.contour(x, y, away, levels=[0], colors=colour, linewidths=0.9)
+        drawn.set(path_effects=[withStroke(linewidth=1.9, foreground="#202020")])
+
+
 def contact_sheet(
     category: Category, cache: ImageCache, result: Evaluation, threshold: float, map_threshold: float, columns: int = 6
 ) -> Figure:
@@ -83,7 +103,8 @@ def contact_sheet(
 
     Upper row of each pair: the image with the outline of the true defect. Lower row: its anomaly map, with the
     outline of where it exceeds the map's threshold. One colour scale for the whole sheet: from the median of
-    defect-free images to three times as far above it as that. In words: the image score, and what it decides.
+    defect-free images to three times as far above it as that. Between them: the image score, and what
+    it decides.
     """
     labels = np.array([s.is_anomalous for s in category.test])
     order = np.argsort(result.scores, kind="stable")
@@ -98,7 +119,7 @@ def contact_sheet(
     high = low + 3 * max(map_threshold - low, 1e-6)
     with house_style():
         figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.6), layout="constrained")
-        figure.suptitle(sheet_title(category.name, result.metrics), fontsize=9)
+        figure.suptitle(sheet_title(category.name, result.metrics, threshold), fontsize=9)
         for part, (title, chosen) in zip(figure.subfigures(len(groups), 1, squeeze=False)[:, 0], groups, strict=True):
             part.suptitle(title, fontsize=8, x=0.01, ha="left", fontweight="bold")
             axes = part.subplots(2, columns, squeeze=False)
@@ -106,15 +127,15 @@ def contact_sheet(
                 ax.set_axis_off()
             for (top, bottom), i in zip(axes.T, chosen, strict=False):
                 sample, mask = category.test[i], cache.mask(int(i)).numpy()
-                top.imshow(cache[int(i)].permute(1, 2, 0).numpy(), extent=(0, *mask.shape, 0))
-                if mask.any():
-                    top.contour(mask, levels=[0.5], colors=TRUTH, linewidths=0.8)
+                extent = (0, *mask.shape, 0)
+                top.imshow(cache[int(i)].permute(1, 2, 0).numpy(), extent=extent)
+                outline(top, mask, extent)
                 top.set_title(f"{sample.defect} {sample.path.stem}"[:24], fontsize=6)
                 drawn = bottom.imshow(result.maps[i], cmap=MAP_COLOURS, vmin=low, vmax=high)
                 if result.maps[i].max() > map_threshold > result.maps[i].min():
                     bottom.contour(result.maps[i], levels=[map_threshold], colors=DECISION, linewidths=0.6)
                 decision = "anomalous" if result.scores[i] > threshold else "good"
-                bottom.set_title(f"{result.scores[i]:.2f}: {decision}", fontsize=6)
+                bottom.set_title(f"{result.scores[i]:.3g}: {decision}", fontsize=6)
             bar = part.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.015, pad=0.01, extend="both")
             bar.ax.axhline(map_threshold, color=DECISION, linewidth=1)
             bar.ax.tick_params(labelsize=6)
@@ -122,11 +143,15 @@ def contact_sheet(
     return settle(figure)
 
 
-def sheet_title(name: str, metrics: dict) -> str:
-    """Category and its main metrics under full names, and what the outlines mean."""
+def sheet_title(name: str, metrics: dict, threshold: float) -> str:
+    """Category and its main metrics under full names, and what outlines and numbers mean."""
     shown = {"image_auroc": "image-level AUROC", "pixel_auroc": "pixel-level AUROC", "aupro_0.3": "AU-PRO (FPR ≤ 0.3)"}
     found = [f"{label} {metrics[key]:.3f}" for key, label in shown.items() if metrics.get(key) is not None]
-    return ", ".join([name, *found]) + "\nCyan: outline of the true defect. White: where the map exceeds its threshold."
+    meaning = (
+        "Cyan: outline of the true defect. White: where the map exceeds its threshold. "
+        f"Below: image score, anomalous above {threshold:.3g}."
+    )
+    return f"{', '.join([name, *found])}\n{meaning}"
 
 
 def metrics_figure(table: pd.DataFrame, full_names: dict[str, str]) -> Figure:
@@ -167,9 +192,9 @@ def overview_figure(examples: Sequence[dict[str, np.ndarray]]) -> Figure:
         axes = figure.subplots(2, len(examples), squeeze=False)
         for (top, bottom), e in zip(axes.T, examples, strict=True):
             span = float(e["threshold"]) - float(e["low"])
-            top.imshow(e["image"], extent=(0, *e["mask"].shape, 0))
-            if e["mask"].any():
-                top.contour(e["mask"], levels=[0.5], colors=TRUTH, linewidths=1)
+            extent = (0, *e["mask"].shape, 0)
+            top.imshow(e["image"], extent=extent)
+            outline(top, e["mask"], extent)
             top.set_title(str(e["title"]).replace("_", " "))
             height = (e["anomaly_map"] - e["low"]) / span
             drawn = bottom.imshow(height, cmap=MAP_COLOURS, vmin=0, vmax=2)

@@ -10,12 +10,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from advit.explain import AssociationView
-from advit.plots import TRUTH, house_style
+from advit.plots import house_style, outline
 
+UNIT = (0, 1, 1, 0)  # extent of every picture
 NORMAL, DEFECT = "#0072B2", "#D55E00"
 SIGMA_COLOURS, DISCREPANCY_COLOURS = "cividis", "viridis"
 EXTREME = 30  # times the uniform association, or a thirtieth of it: the ends of the scale
@@ -98,8 +98,8 @@ def layers_figure(view: AssociationView, name: str) -> Figure:
         draw_image(axes[0], view)
         axes[0].set_title("image and defect")
         for layer, (ax, values) in enumerate(zip(axes[1:], maps, strict=False)):
-            drawn = ax.imshow(values, cmap=colours, norm=norm, extent=(0, 1, 1, 0))
-            outline(ax, view.mask)
+            drawn = ax.imshow(values, cmap=colours, norm=norm, extent=UNIT)
+            outline(ax, view.mask, UNIT)
             ax.set_title(f"layer {layer}, mean {values.mean():.2f}")
         bar = figure.colorbar(drawn, ax=axes.tolist(), fraction=0.03, pad=0.01)
         if name != "sigma":
@@ -182,8 +182,8 @@ def association_panel(view: AssociationView, patch: int, layer: int | None = Non
             drawn = draw_association(ax, view, association[patch])
             ax.set_title(f"{label}-association")
         no_axes(axes[3])
-        maps = axes[3].imshow(ad.reshape(view.grid, -1), cmap=DISCREPANCY_COLOURS, extent=(0, 1, 1, 0))
-        outline(axes[3], view.mask)
+        maps = axes[3].imshow(ad.reshape(view.grid, -1), cmap=DISCREPANCY_COLOURS, extent=UNIT)
+        outline(axes[3], view.mask, UNIT)
         axes[3].set_title(f"discrepancy: {ad[patch]:.2f} nats at the patch")
         for ax in axes:
             mark_patch(ax, view, patch, DEFECT if view.share[patch] > 0 else NORMAL)
@@ -195,8 +195,8 @@ def association_panel(view: AssociationView, patch: int, layer: int | None = Non
 def draw_image(ax: Axes, view: AssociationView) -> None:
     """The image in the unit square, with the outline of its defect."""
     no_axes(ax)
-    ax.imshow(view.image, extent=(0, 1, 1, 0))
-    outline(ax, view.mask)
+    ax.imshow(view.image, extent=UNIT)
+    outline(ax, view.mask, UNIT)
 
 
 def draw_association(ax: Axes, view: AssociationView, association: np.ndarray) -> ScalarMappable:
@@ -204,8 +204,8 @@ def draw_association(ax: Axes, view: AssociationView, association: np.ndarray) -
     times = association.reshape(view.grid, view.grid) * len(association)
     no_axes(ax)
     norm = LogNorm(1 / EXTREME, EXTREME, clip=True)
-    drawn = ax.imshow(times, cmap="PuOr_r", norm=norm, extent=(0, 1, 1, 0))
-    outline(ax, view.mask)
+    drawn = ax.imshow(times, cmap="PuOr_r", norm=norm, extent=UNIT)
+    outline(ax, view.mask, UNIT)
     return drawn
 
 
@@ -223,15 +223,6 @@ def no_axes(ax: Axes) -> None:
     """Neither frame nor ticks; without ticks to lay out, drawing is twice as fast."""
     ax.set_axis_off()
     ax.set(xticks=[], yticks=[])
-
-
-def outline(ax: Axes, mask: np.ndarray, colour: str = TRUTH) -> None:
-    """Outline of a mask in the unit square."""
-    if mask.any() and not mask.all():
-        h, w = mask.shape
-        x, y = (np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h
-        drawn = ax.contour(x, y, mask, levels=[0.5], colors=colour, linewidths=0.9)
-        drawn.set_path_effects([withStroke(linewidth=1.6, foreground="black")])
 
 
 def mark_patch(ax: Axes, view: AssociationView, patch: int, colour: str) -> None:

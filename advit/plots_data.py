@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.patheffects as effects
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
-from scipy.ndimage import distance_transform_edt
 
-from advit.plots import CHANCE_LINE, COLOURS, TRUTH, house_style, style_of
+from advit.plots import CHANCE_LINE, COLOURS, house_style, outline, style_of
 
 WIDTH = 6.3  # inches, a page
 
@@ -21,17 +18,6 @@ WIDTH = 6.3  # inches, a page
 def spoken(name: str) -> str:
     """A folder's name as words."""
     return name.replace("_", " ")
-
-
-def outline(ax: Axes, mask: np.ndarray) -> None:
-    """Draw the outline of a mask over an image of the same extent, dark below so that it shows on white too.
-
-    It runs one percent of the image outside the mask: a scratch would not be seen below its own outline.
-    """
-    if mask.any() and not mask.all():
-        away = distance_transform_edt(~mask) - 0.01 * max(mask.shape)
-        drawn = ax.contour(away, levels=[0], colors=TRUTH, linewidths=0.9)
-        drawn.set(path_effects=[effects.withStroke(linewidth=1.9, foreground="#202020")])
 
 
 def examples_figure(name: str, examples: Sequence[tuple[str, np.ndarray, np.ndarray]], columns: int = 4) -> Figure:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from advit.explain_localization import DensitySteps, ProCurve
-from advit.plots import CHANCE, CHANCE_LINE, COLOURS, MAP_COLOURS, MARKERS, house_style
-from advit.plots_associations import no_axes, outline
+from advit.plots import CHANCE, CHANCE_LINE, COLOURS, MAP_COLOURS, MARKERS, house_style, outline
+from advit.plots_associations import UNIT, no_axes
 
 NLL_COLOURS, COUNT_COLOURS = "viridis", "cividis"
 FOUND, MISSED, FALSE = (0.0, 0.30, 0.25), (0.0, 0.45, 0.70), (1.0, 0.70, 0.28)  # dark green, blue, light orange
@@ -29,10 +29,10 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
         axes = figure.subplots(2, 4).ravel()
         for ax in axes:
             no_axes(ax)
-        axes[0].imshow(steps.image, extent=(0, 1, 1, 0))
+        axes[0].imshow(steps.image, extent=UNIT)
         axes[0].set_title("image and defect")
         if steps.expected is not None:
-            axes[1].imshow(steps.expected, extent=(0, 1, 1, 0))
+            axes[1].imshow(steps.expected, extent=UNIT)
             axes[1].set_title("the mixtures' means")
         else:
             draw_map(figure, axes[1], steps.miss, "squared distance from\nthe mean, per dimension", NLL_COLOURS)
@@ -43,10 +43,10 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
         span = min(float(m.min()) for m in later.values()), max(float(m.max()) for m in later.values())
         for ax, (title, values) in zip(axes[4:7], later.items(), strict=True):
             draw_map(figure, ax, values, title, MAP_COLOURS, span, threshold)
-        axes[7].imshow(decisions(steps.smoothed >= threshold, steps.mask), extent=(0, 1, 1, 0))
+        axes[7].imshow(decisions(steps.smoothed >= threshold, steps.mask), extent=UNIT)
         axes[7].set_title(f"smoothed ≥ threshold\n{threshold:.2f}")
         for ax in axes[:7]:
-            outline(ax, steps.mask)
+            outline(ax, steps.mask, UNIT)
         legend(axes[7])
     return figure
 
@@ -69,11 +69,11 @@ def localization_panel(
         for ax, title in zip(axes, titles, strict=True):
             no_axes(ax)
             ax.set_title(title)
-        axes[0].imshow(image, extent=(0, 1, 1, 0))
-        axes[1].imshow(overlaid(image, anomaly_map, span), extent=(0, 1, 1, 0))
-        axes[2].imshow(decisions(anomaly_map >= threshold, mask), extent=(0, 1, 1, 0))
-        outline(axes[0], mask)
-        outline(axes[1], mask)
+        axes[0].imshow(image, extent=UNIT)
+        axes[1].imshow(overlaid(image, anomaly_map, span), extent=UNIT)
+        axes[2].imshow(decisions(anomaly_map >= threshold, mask), extent=UNIT)
+        outline(axes[0], mask, UNIT)
+        outline(axes[1], mask, UNIT)
         legend(axes[2])
         plot = figure.add_axes((0.755, 0.2, 0.225, 0.68))
         if curve is None:
@@ -156,7 +156,7 @@ def draw_map(
 
     ``threshold``: marked on the bar.
     """
-    drawn = ax.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], extent=(0, 1, 1, 0))
+    drawn = ax.imshow(values, cmap=colours, vmin=span[0], vmax=span[1], extent=UNIT)
     ax.set_title(title)
     bar = figure.colorbar(drawn, ax=ax, fraction=0.05, pad=0.02, orientation="horizontal")
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
