@@ -135,7 +135,7 @@ def contact_sheet(
                 if result.maps[i].max() > map_threshold > result.maps[i].min():
                     bottom.contour(result.maps[i], levels=[map_threshold], colors=DECISION, linewidths=0.6)
                 decision = "anomalous" if result.scores[i] > threshold else "good"
-                bottom.set_title(f"{result.scores[i]:.3g}: {decision}", fontsize=6)
+                bottom.set_title(f"{result.scores[i]:.4g}: {decision}", fontsize=6)
             bar = part.colorbar(drawn, ax=axes[1, :].tolist(), fraction=0.015, pad=0.01, extend="both")
             bar.ax.axhline(map_threshold, color=DECISION, linewidth=1)
             bar.ax.tick_params(labelsize=6)
@@ -148,8 +148,8 @@ def sheet_title(name: str, metrics: dict, threshold: float) -> str:
     shown = {"image_auroc": "image-level AUROC", "pixel_auroc": "pixel-level AUROC", "aupro_0.3": "AU-PRO (FPR ≤ 0.3)"}
     found = [f"{label} {metrics[key]:.3f}" for key, label in shown.items() if metrics.get(key) is not None]
     meaning = (
-        "Cyan: outline of the true defect. White: where the map exceeds its threshold. "
-        f"Below: image score, anomalous above {threshold:.3g}."
+        "Cyan: outline of the true defect. White: where the map exceeds its threshold.\n"
+        f"Above a map: the image score, anomalous above {threshold:.4g}."
     )
     return f"{', '.join([name, *found])}\n{meaning}"
 
