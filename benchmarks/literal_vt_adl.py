@@ -40,7 +40,7 @@ def routed_capsule(tokens: Tensor, weight: Tensor) -> Tensor:
 
 def grouped_ssim(x: Tensor, y: Tensor, window: int = 11, sigma: float = 1.5) -> Tensor:
     """Mean SSIM with a two-dimensional window, five grouped convolutions."""
-    axis = torch.arange(window, dtype=torch.float32) - window // 2
+    axis = torch.arange(window, dtype=x.dtype) - window // 2
     taps = torch.exp(-axis.square() / (2 * sigma**2))
     channels, square = x.shape[1], torch.outer(taps, taps) / taps.sum() ** 2
     kernel = square.expand(channels, 1, window, window).contiguous()
@@ -114,7 +114,7 @@ class LiteralVTADL(nn.Module):
     def losses(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """5 MSE - 0.5 SSIM, and the density's loss, which is orders of magnitude larger."""
         encoded = self.encode(images)
-        encoded = encoded + self.noise_sd * torch.randn(encoded.shape, generator=generator)
+        encoded = encoded + self.noise_sd * torch.randn(encoded.shape, generator=generator, dtype=encoded.dtype)
         picture = self.reconstruct(encoded)
         density = self.patch_nll(encoded).sum(dim=1).mean()
         return 5 * F.mse_loss(picture, images) - 0.5 * grouped_ssim(images, picture), density
@@ -131,7 +131,7 @@ def literal_decoder(ours: VTADL) -> nn.Sequential:
             layers.append(nn.BatchNorm2d(layer.num_features))
         else:
             layers.append(nn.ReLU() if isinstance(layer, nn.ReLU) else nn.Tanh())
-    decoder = nn.Sequential(*layers)
+    decoder = nn.Sequential(*layers).to(ours.position_embedding.dtype)
     decoder.load_state_dict({k: v.contiguous() for k, v in ours.decoder.layers.state_dict().items()})
     return decoder
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from advit.config import ADViTConfig
 from advit.filters import FilterBank
 from advit.metrics import pixel_metrics
 from benchmarks import attention, training
@@ -173,6 +174,7 @@ def vt_adl_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     gap = float(np.max(np.abs(np.array(losses["ours"]) / np.array(losses["theirs"]) - 1)))
     what = f"largest relative gap of the losses of reconstruction and density, {sizes.steps} steps, {where}"
     yield at_most(row(what, "", gap), 1e-4)
+    yield from rounding_rows(sizes, replace(config, batch_size=1, noise_sd=0.0))
     half = training.our_steps(training.network_of(replace(config, precision="bfloat16")), images)
     c = 1e3 * side_by_side({"it": half}, min(3, sizes.repeats))["it"]
     yield row(f"training step with precision=bfloat16 (losses differ), {where}", "ms", c, b, "literal")
@@ -190,6 +192,25 @@ def vt_adl_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     for what, name in (("density and reconstruction", "both"), ("what its map needs", "map")):
         line = row(f"scoring, {what}, {where}", "images/s", rate[name], rate["theirs"], "literal", higher=True)
         yield at_least(line, 4)
+
+
+def rounding_rows(sizes: Sizes, config: ADViTConfig) -> Iterator[dict[str, Any]]:
+    """Whether both computations are the same one: in float64, where rounding does not build up over the steps."""
+
+    def losses(literal: bool, precision: str) -> np.ndarray:
+        steps = training.steps_of(literal, sizes.steps, **asdict(replace(config, precision=precision)))
+        return np.array(steps())
+
+    exact = losses(True, "float64")
+    where = f"{sizes.steps} steps without noise, vt_adl, {config.image_size} px, batch {config.batch_size}"
+    for who, literal, precision in (
+        ("of the losses in float64", False, "float64"),
+        ("of ours in float32 to the literal in float64", False, "float32"),
+        ("of the literal in float32 to itself in float64", True, "float32"),
+    ):
+        gap = float(np.max(np.abs(losses(literal, precision) / exact - 1)))
+        found = row(f"largest relative gap {who}, {where}", "", gap)
+        yield at_most(found, 1e-4) if precision == "float64" else found
 
 
 def preset_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:

@@ -87,7 +87,9 @@ def our_scores(network: nn.Module, images: Tensor, wanted: Collection[str] = ())
 def steps_of(literal: bool, steps: int, preset: str = "vt_adl", **options: Any) -> Callable[[], list[list[float]]]:
     """For the worker: the losses of some steps."""
     config = sized(preset, **options)
-    run = (literal_steps if literal else our_steps)(network_of(config), smooth_images(config, config.batch_size))
+    network = network_of(config)
+    images = smooth_images(config, config.batch_size).to(next(network.parameters()).dtype)
+    run = (literal_steps if literal else our_steps)(network, images)
     return lambda: [run() for _ in range(steps)]
 
 
