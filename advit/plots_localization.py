@@ -63,8 +63,8 @@ def localization_panel(
         curve: of all test images; None where there is no mask to compare with.
     """
     with house_style():
-        figure = Figure(figsize=(9.2, 2.4))
-        axes = [figure.add_axes((left, 0.08, 0.22, 0.82)) for left in (0.005, 0.235, 0.465)]
+        figure = Figure(figsize=(9.2, 2.6))
+        axes = [figure.add_axes((left, 0.15, 0.22, 0.757)) for left in (0.005, 0.235, 0.465)]
         titles = ("image and defect", "anomaly map", f"score ≥ threshold {threshold:.2f}")
         for ax, title in zip(axes, titles, strict=True):
             no_axes(ax)
@@ -74,8 +74,9 @@ def localization_panel(
         axes[2].imshow(decisions(anomaly_map >= threshold, mask), extent=UNIT)
         outline(axes[0], mask, UNIT)
         outline(axes[1], mask, UNIT)
+        draw_bar(figure.add_axes((0.27, 0.1, 0.15, 0.03)), span, threshold)
         legend(axes[2])
-        plot = figure.add_axes((0.755, 0.2, 0.225, 0.68))
+        plot = figure.add_axes((0.755, 0.22, 0.225, 0.66))
         if curve is None:
             no_axes(plot)
             plot.text(0.5, 0.5, "no masks: no PRO curve", ha="center")
@@ -203,5 +204,20 @@ def overlaid(image: np.ndarray, anomaly_map: np.ndarray, span: Sequence[float]) 
     nearest = np.minimum(((np.arange(e) + 0.5) * h / e).astype(int), h - 1)
     grey = image.mean(axis=-1)[np.ix_(nearest, nearest)][..., None] / 255
     height = np.clip((anomaly_map - span[0]) / max(span[1] - span[0], 1e-9), 0, 1)
+    return blended(grey, height)
+
+
+def blended(grey: np.ndarray | float, height: np.ndarray) -> np.ndarray:
+    """Map colours of ``height`` in [0, 1] over grey, more opaque the higher."""
     alpha = 0.8 * np.clip(2 * height, 0, 1)[..., None]
     return grey * (1 - alpha) + matplotlib.colormaps[MAP_COLOURS](height)[..., :3] * alpha
+
+
+def draw_bar(ax: Axes, span: Sequence[float], threshold: float) -> None:
+    """The colours of :func:`overlaid` on middle grey, with the threshold where it lies among them."""
+    ax.imshow(blended(0.5, np.linspace(0, 1, 128))[None], extent=(*span, 0, 1), aspect="auto")
+    if span[0] < threshold < span[1]:
+        ax.axvline(threshold, color="white", linewidth=1.2)
+    ax.set(yticks=[])
+    ax.locator_params(axis="x", nbins=4)
+    ax.tick_params(labelsize=6, length=2, pad=1)

@@ -86,7 +86,8 @@ def test_panel_has_the_point_on_the_curve():
     curve = pro_points(maps, masks)
     figure = localization_panel(np.zeros((20, 20, 3), np.uint8), masks[0], maps[0], (0, 3), 1.5, curve)
     figure.canvas.draw()
-    plot = figure.axes[3]
+    bar, plot = figure.axes[3:]
+    assert bar.get_xlim() == (0, 3) and [line.get_xdata()[0] for line in bar.lines] == [1.5]
     fpr = np.mean(maps[~masks] >= 1.5)
     pro = np.mean([np.mean(maps[k][masks[k]] >= 1.5) for k in range(2)])
     point = plot.lines[-1]
@@ -100,7 +101,7 @@ def test_panel_without_masks_says_so():
     image, flat = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8))
     figure = localization_panel(image, flat > 0, flat, (0, 1), 0.5, None)
     figure.canvas.draw()
-    assert figure.axes[3].texts[0].get_text() == "no masks: no PRO curve"
+    assert figure.axes[4].texts[0].get_text() == "no masks: no PRO curve"
 
 
 def test_overlay_is_grey_where_the_map_is_low_and_keeps_its_place():
