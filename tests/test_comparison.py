@@ -178,6 +178,7 @@ def test_the_command_prints_the_table_and_writes_it_with_its_provenance(root, tm
     assert float(cells[1][7]) == pytest.approx(gain, abs=6e-4) and cells[0][7] == "-"
     found = json.loads((tmp_path / "out/provenance.json").read_text())
     assert found["pasted"] is True and found["seeds"] == [4] and found["versions"]["torch"]
+    assert found["data"] == root.resolve().name
     assert found["variants"]["density_score=nll"] == with_options(TINY, {"density_score": "nll"}).to_dict()
 
 
