@@ -96,11 +96,12 @@ def gap_table(runs: Runs) -> pd.DataFrame:
 def minimax_claims(runs: Runs) -> Iterator[Claim]:
     """C2: does minimax widen the gap, against no discrepancy term and against the maximise phase alone?
 
-    For every weight lambda that was trained; the plain one has the weight of the ablation's model.
+    For every weight lambda that was trained; the first is that of the ablation's model and of "maximise only".
     """
     table = gap_table(runs)
-    for name in [v for v in runs.variants() if v.startswith("minimax")]:
-        for other in ("none", "maximise only") if name == "minimax" else ("none",):
+    names = [v for v in runs.variants() if v.startswith("minimax")]
+    for name in names:
+        for other in ("none", "maximise only") if name == names[0] else ("none",):
             spoken = name.replace("lambda ", "λ = ")
             for column in ("separation", "separation, place removed"):
                 removed = column.removeprefix("separation")

@@ -112,14 +112,14 @@ def experiments(profile: Profile, seeds: tuple[int, ...] = ()) -> dict[str, Expe
 
     main: ADViT. vt_adl: the public computation. minimax: both phases, one, none, and other weights lambda (C2).
     noise: sd of the noise on the encoded features (C4). gaussians: number K of the mixture's components (C6).
-    conditioning: what the mixture of a patch is predicted from.
+    conditioning: what the mixture of a patch is predicted from, the patch itself hidden or seen.
 
     A configuration that occurs twice is trained once. Test: tests/test_profiles.py
     """
     base = profile.base
     mine, ablation, noise = (seeds or s for s in (profile.seeds, profile.ablation_seeds, profile.noise_seeds))
     minimax = {
-        "minimax": base,
+        f"minimax, lambda {base.minimax_lambda:g}": base,
         "maximise only": replace(base, minimax="maximise"),
         "none": replace(base, minimax="none", minimax_lambda=0.0),
     }
@@ -135,10 +135,10 @@ def experiments(profile: Profile, seeds: tuple[int, ...] = ()) -> dict[str, Expe
         "gaussians": Experiment({f"K={k}": replace(base, components=k) for k in profile.gaussians}, ablation),
         "conditioning": Experiment(
             {
-                "others": replace(filters, density_context="others"),
-                "others, pixels": replace(pixels, density_context="others"),
-                "self": replace(filters, density_context="self"),
-                "self, encoded": replace(pixels, density_context="self", density_target="encoded"),
+                "hidden": replace(filters, density_context="others"),
+                "hidden, pixels": replace(pixels, density_context="others"),
+                "seen": replace(filters, density_context="self"),
+                "seen, encoded": replace(pixels, density_context="self", density_target="encoded"),
             },
             ablation,
         ),

@@ -1,4 +1,4 @@
-"""The results of README.md, generated from the tables and records under ``results``."""
+"""The results of README.md and of results/study/README.md, generated from the tables and records under ``results``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from advit.baselines import METHODS
 from advit.files import write_text
 from advit.profiles import PROFILES
 from advit.speed import speed_block
-from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED
+from advit.stats import AGAINST, NEGLIGIBLE, SUPPORTED, UNDECIDED, UNTESTED, Estimate, verdict
 from advit.tables import FULL_NAMES, MAIN_KEYS, Table
 
 
@@ -22,7 +22,8 @@ def between(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
 
 
-MARKERS, SPEED, TOLERANCE = between("results"), between("speed"), between("tolerance")
+MARKERS, SPEED, TOLERANCE, STUDIES = (between(name) for name in ("results", "speed", "tolerance", "studies"))
+COMPARED = (*MAIN_KEYS, "pixel_ap")
 MARKS = {
     SUPPORTED: "yes", AGAINST: "no", NEGLIGIBLE: "no difference", UNDECIDED: "undecided", UNTESTED: "not tested"
 }  # fmt: skip
@@ -36,8 +37,6 @@ CLAIMS = (
     "methods. C6: more Gaussians help, then level off. Place removed: less the mean of defect-free test images at "
     "that place. Main: the model of the tables; ablation: a smaller one, in which one option changes"
 )
-
-BEFORE = ". An earlier version said yes or no of an interval on one side, however small"
 
 
 def reproductions(results: Path) -> dict[str, Path]:
@@ -62,8 +61,9 @@ def results_block(results: Path) -> str:
         "means over categories and seeds of " + ", ".join(FULL_NAMES[k] for k in MAIN_KEYS) + ":",
         Table(methods_table(found), "").markdown(),
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
-        *(part for path in sorted((results / "study").glob("*/runs.csv")) for part in study_parts(path.parent)),
-        CLAIMS + (BEFORE if any(earlier(path) for path in found.values()) else "") + ":",
+        better_floors(found),
+        *(part for path in studies(results) if several_seeds(path) for part in study_parts(path)),
+        CLAIMS + ":",
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -82,6 +82,38 @@ def methods_table(found: dict[str, Path]) -> pd.DataFrame:
         cells = [" / ".join(f"{row[FULL_NAMES[k]]:.3f}" for k in MAIN_KEYS) for _, row in table.iterrows()]
         columns[heading(name, path)] = pd.Series(cells, index=table.index)
     return pd.DataFrame(columns).reset_index(names="method")
+
+
+def better_floors(found: dict[str, Path]) -> str:
+    """Where a floor has a higher value than ADViT, category by category, in a sentence."""
+    where = []
+    for path in found.values():
+        mine = pd.read_csv(path / "tables" / "main.csv").set_index("category")
+        floors = pd.read_csv(path / "tables" / "data_floors.csv")
+        floors = floors[floors["category"].isin(mine.index.drop("mean"))]
+        for metric in [FULL_NAMES[k] for k in COMPARED]:
+            best = floors.loc[floors.groupby("category", sort=False)[metric].idxmax()]
+            for _, row in best.iterrows():
+                ours = mine.loc[row["category"], metric]
+                if round(row[metric], 3) > round(ours, 3):
+                    where.append(f"{row['category']}, {metric}: {row['method']} {row[metric]:.3f} against {ours:.3f}")
+    return f"Where a floor is better than ADViT: {'; '.join(where) or 'nowhere'}."
+
+
+def studies(results: Path) -> list[Path]:
+    """Folders of what ``advit study --out`` wrote."""
+    return [path.parent for path in sorted((results / "study").glob("*/runs.csv"))]
+
+
+def several_seeds(folder: Path) -> bool:
+    """Whether a study has a spread over seeds to show."""
+    return len(json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["seeds"]) > 1
+
+
+def studies_block(results: Path) -> str:
+    """Markdown of all studies, for results/study/README.md. Test: tests/test_readme.py"""
+    parts = [part.strip() for path in studies(results) for part in study_parts(path)]
+    return "\n\n".join(parts) + "\n"
 
 
 def study_parts(folder: Path) -> tuple[str, str]:
@@ -105,7 +137,8 @@ def study_parts(folder: Path) -> tuple[str, str]:
     seeds = ", ".join(map(str, made["seeds"]))
     sentence = (
         f"Variants of `{first['variant'].iloc[0]}` on {judged} (`advit study`, results/study/{folder.name}; "
-        f"seeds {seeds}, {times}): mean ± sd of " + ", ".join(FULL_NAMES[k] for k in MAIN_KEYS) + ":"
+        f"commit {made['commit'][:7]}, seeds {seeds}, {times}): mean{' ± sd' * (len(made['seeds']) > 1)} of "
+        + ", ".join(FULL_NAMES[k] for k in MAIN_KEYS) + ":"
     )
     return sentence, Table(pd.DataFrame(cells), "").markdown()
 
@@ -124,17 +157,18 @@ def claims_table(found: dict[str, Path]) -> pd.DataFrame:
         table = pd.read_csv(path / "tables" / "claims.csv")
         columns[heading(name, path)] = [claim_cell(row) for _, row in table.iterrows()]
         index = table[["claim", "model", "measured"]].copy() if index is None else index
-    index["measured"] = index["measured"].str.replace(r" after .* steps", "", regex=True)
     return index.assign(**columns)
 
 
 def claim_cell(row: pd.Series) -> str:
-    """One claim on one data set."""
+    """One claim on one data set, judged by today's rule, whatever the version that made the table."""
     if pd.isna(row["value"]):
-        return MARKS[row["verdict"]]
+        return MARKS[UNTESTED]
     value, low, high = (row[k] for k in ("value", "low", "high"))
-    interval = "" if pd.isna(low) else f" [{low:.3f}, {high:.3f}], {row['units']}"
-    return f"{MARKS[row['verdict']]}: {value:.3f}{interval}"
+    if pd.isna(low):
+        return f"{MARKS[UNTESTED]}: {value:.3f}"
+    found = verdict(Estimate(value, low, high, n=0), 0.5 if row["claim"] == "C1" else 0.0)
+    return f"{MARKS[found]}: {value:.3f} [{low:.3f}, {high:.3f}], {row['units']}"
 
 
 def small_print(folder: Path) -> str:
@@ -144,7 +178,7 @@ def small_print(folder: Path) -> str:
     seeds = sorted({r["provenance"]["seed"] for r in main})
     which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     times = f"{minutes(folder, 'main')} on {', '.join(devices)}"
-    return f"{which}, {times}, {index['record'].nunique()} runs with the ablations{earlier(folder)}"
+    return f"{which}, {times}; {index['record'].nunique()} runs in all, most of them smaller ablations{earlier(folder)}"
 
 
 def earlier(folder: Path) -> str:
@@ -199,7 +233,9 @@ def tolerance_block(results: Path) -> str:
 
 
 def update(readme: Path, results: Path) -> None:
-    """Write the results, and what ``make bench`` and ``tests/tolerance.py`` found, between the markers of README."""
+    """Write the results, and what ``make bench`` and ``tests/tolerance.py`` found, between the markers of README, and
+    all studies between those of ``results/study/README.md``.
+    """
     text = readme.read_text(encoding="utf-8")
     blocks = (
         (MARKERS, results_block(results)), (SPEED, speed_block(results / "benchmarks.json")),
@@ -208,6 +244,9 @@ def update(readme: Path, results: Path) -> None:
     for markers, block in blocks:
         text = markers.sub(lambda m, block=block: m[1] + block + m[2], text)
     write_text(readme, text)
+    listing = results / "study" / "README.md"
+    block = studies_block(results)
+    write_text(listing, STUDIES.sub(lambda m: m[1] + block + m[2], listing.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ def study(root, tmp_path, monkeypatch):
 def test_runs_come_in_order_with_their_files(study):
     runs = study.run("conditioning")
     assert [(r.variant, r.category, r.seed) for r in runs] == [
-        ("others", "weave", 1), ("others, pixels", "weave", 1), ("self", "weave", 1), ("self, encoded", "weave", 1)
+        ("hidden", "weave", 1), ("hidden, pixels", "weave", 1), ("seen", "weave", 1), ("seen, encoded", "weave", 1)
     ]  # fmt: skip
     first = runs.first()
     assert list(runs.table.columns) == ["variant", "category", "seed", *METRIC_KEYS] and len(runs.table) == 4
     assert runs.table["aupro_0.3"].iloc[0] == first.record["aupro_0.3"]
-    assert len(runs.only(variant="self")) == 1 and runs.variants()[1:] == ["others, pixels", "self", "self, encoded"]
+    assert len(runs.only(variant="seen")) == 1 and runs.variants()[1:] == ["hidden, pixels", "seen", "seen, encoded"]
     patches = first.patches()
     assert patches["density"].shape == patches["defect_share"].shape and first.example() == {}
     assert set(first.detector().standardisers) == {"density", "reconstruction", "discrepancy", "association"}
