@@ -25,7 +25,11 @@ class Spectral:
         self.size = tuple(a + b - 1 for a, b in zip(shape[-2:], weight.shape[-2:], strict=True))
         self.filters = torch.fft.rfft2(weight, s=self.size)
         self.padded = weight.new_zeros(shape[0], *self.size)
-        self.d_filters = torch.zeros_like(self.filters)
+
+    @cached_property
+    def d_filters(self) -> Tensor:
+        """Gradient of the weights' spectra of all images so far."""
+        return torch.zeros_like(self.filters)
 
     @cached_property
     def towards_image(self) -> Tensor:

@@ -97,7 +97,8 @@ def ssim(x: Tensor, y: Tensor, window: int = 11, sigma: float = 1.5, data_range:
     Source: Wang et al. 2004, eq. 13; zero padding as in the public code. Test: tests/test_eq_ssim.py
     """
     taps = gaussian_window(window, sigma, x)
-    return _SSIM.apply(x, y, taps, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2) / x.numel()
+    with torch.autocast(x.device.type, enabled=False):  # it takes differences of squares
+        return _SSIM.apply(x, y, taps, (0.01 * data_range) ** 2, (0.03 * data_range) ** 2) / x.numel()
 
 
 def reconstruction_loss(
@@ -108,7 +109,6 @@ def reconstruction_loss(
     Returns:
         Three scalars: L_rec, MSE, SSIM. Source: VT-ADL, eq. 6. Test: tests/test_eq_ssim.py
     """
-    with torch.autocast(images.device.type, enabled=False):  # SSIM takes differences of squares
-        mse = F.mse_loss(reconstruction, images)
-        similarity = ssim(images, reconstruction)
+    mse = F.mse_loss(reconstruction, images)
+    similarity = ssim(images, reconstruction)
     return mse_weight * mse - ssim_weight * similarity, mse, similarity

@@ -57,7 +57,7 @@ def backward_step(
     q: Tensor, k: Tensor, v: Tensor, p: Tensor | None, mean_h: Tensor | None, eps: float,
     out: Tensor, d_out: Tensor, weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """One block of rows, S and P made anew: gradients of q, and of k and v, transposed.
+    """One block of rows, S made anew: gradients of q, and of k and v, transposed.
 
     dV = S^T dO, dS = dO V^T, and with the gradient of the divergence (:func:`row_divergence`) reversed
 

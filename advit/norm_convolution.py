@@ -56,7 +56,13 @@ class Direct:
 def convolution(
     conv: nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None, shape: torch.Size
 ) -> Direct | Spectral:
-    """The faster computation of ``conv`` with these parameters for images ``(C, H, W)`` of this shape."""
+    """The faster computation of ``conv`` with these parameters for images ``(C, H, W)`` of this shape.
+
+    Raises:
+        ValueError: ``conv`` has groups, a dilation or an output padding.
+    """
+    if (conv.groups, conv.dilation, conv.output_padding) != (1, (1, 1), (0, 0)):
+        raise ValueError(f"no groups, dilation or output padding are computed here: {conv}")
     full = conv.stride == (1, 1) and conv.padding == (0, 0) and weight.shape[1] <= SPECTRAL_CHANNELS
     return Spectral(weight, bias, shape) if full else Direct(conv, weight, bias)
 
@@ -82,6 +88,21 @@ def channel_products(x: Tensor, y: Tensor) -> Tensor:
     return sum((a.transpose(1, 2) @ b).diagonal(dim1=1, dim2=2).double().sum(dim=0) for a, b in pairs)
 
 
+def centred_products(x: Tensor, y: Tensor, mean: Tensor) -> Tensor:
+    """Sum of x (y - mean) of every channel, float64, an image at a time: nothing cancels, however far y is from 0."""
+    mean = mean.to(y.dtype)[:, None, None]
+    return sum(channel_products(a[None], (b - mean)[None]) for a, b in zip(x, y, strict=True))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (of all pixels, not of a sample) of every channel, float64."""
+    pixels = x.numel() // x.shape[1]
+    mean = channel_sums(x) / pixels
+    off = mean - mean.to(x.dtype).double()  # what rounding the centre leaves
+    square = sum(channel_products(d, d) for d in ((image - mean.to(x.dtype)[:, None, None])[None] for image in x))
+    return mean, square / pixels - off.square()
+
+
 def activation(image: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """relu(scale x + shift) of an image; scale and shift of the length of its :func:`rows_of`."""
     return image_of(torch.addcmul(shift, rows_of(image), scale).relu_(), len(image))
@@ -97,7 +118,7 @@ class _NormConvTranspose(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor,
+        ctx, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor | None, mean: Tensor, rstd: Tensor,
         conv: nn.ConvTranspose2d, of_batch: bool,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, gamma, beta, weight, mean, rstd)
@@ -122,7 +143,7 @@ class _NormConvTranspose(torch.autograd.Function):
             y = activation(image, *affine)
             torch.ops.aten.threshold_backward.grad_input(one.gradients(y, g), y, 0, grad_input=d)
         d_beta = channel_sums(d_x)
-        d_gamma = (channel_products(d_x, x) - mean * d_beta) * rstd
+        d_gamma = centred_products(d_x, x, mean) * rstd
         scale, pixels = gamma * rstd, x.numel() // x.shape[1]
         slope = -scale * rstd * d_gamma * (ctx.of_batch / pixels)
         shift = -scale * d_beta * (ctx.of_batch / pixels) - slope * mean
@@ -130,7 +151,8 @@ class _NormConvTranspose(torch.autograd.Function):
         for image, d in zip(x, d_x, strict=True):
             rows = rows_of(d)
             torch.addcmul(shift, rows, scale, out=rows).addcmul_(rows_of(image), slope)
-        d_gamma, d_beta, d_bias = (z.to(x.dtype) for z in (d_gamma, d_beta, channel_sums(gradient)))
+        d_gamma, d_beta = d_gamma.to(x.dtype), d_beta.to(x.dtype)
+        d_bias = channel_sums(gradient).to(x.dtype) if ctx.needs_input_grad[4] else None
         return d_x, d_gamma, d_beta, one.d_weight, d_bias, None, None, None, None
 
 
@@ -141,17 +163,22 @@ def norm_convolution(x: Tensor, norm: nn.BatchNorm2d, conv: nn.ConvTranspose2d) 
     sums: in this layout PyTorch's own lose digits, up to 2e-3 of an activation at 512 px, where 2e-6 is left here.
     Updates the running statistics in training mode as ``norm`` does. Once differentiable.
 
+    Args:
+        norm: affine, with running statistics and a momentum, as ``nn.BatchNorm2d`` has by default.
+
+    Raises:
+        ValueError: ``conv`` has groups, a dilation or an output padding.
+
     Test: tests/test_norm_convolution.py
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    mean, variance = (z.to(torch.float64, copy=True) for z in (norm.running_mean, norm.running_var))
     if norm.training:
         pixels = x.numel() // x.shape[1]
         with torch.no_grad():
-            mean = channel_sums(x) / pixels
-            variance = (channel_products(x, x) / pixels - mean.square()).clamp(min=0)
+            mean, variance = moments(x)
             norm.running_mean.lerp_(mean.to(x.dtype), norm.momentum)
-            norm.running_var.lerp_((variance * (pixels / (pixels - 1))).to(x.dtype), norm.momentum)
+            norm.running_var.lerp_((variance * (pixels / max(1, pixels - 1))).to(x.dtype), norm.momentum)
             norm.num_batches_tracked += 1
     rstd = (variance + norm.eps).rsqrt()
     return _NormConvTranspose.apply(

@@ -79,20 +79,18 @@ def save_figure(figure: Figure, path: Path, alt: str = "") -> None:
         figure.savefig(temporary, metadata={"Date": None, "Description": alt})
 
 
-def outline(
-    ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, float] | None = None, colour: str = TRUTH
-) -> None:
+def outline(ax: Axes, mask: np.ndarray, extent: tuple[float, float, float, float] | None = None) -> None:
     """Draw the outline of a mask over an image of the same ``extent`` (as of ``imshow``), dark below to show on white.
 
     It runs one percent of the image outside the mask: a scratch would not be seen below its own outline.
     """
-    if mask.any() and not mask.all():
+    away = distance_transform_edt(~mask.astype(bool)) - 0.01 * max(mask.shape)
+    if mask.any() and away.max() > 0 and min(mask.shape) > 1:
         height, width = mask.shape
         left, right, bottom, top = extent or (-0.5, width - 0.5, height - 0.5, -0.5)
         x = left + (np.arange(width) + 0.5) * (right - left) / width
         y = top + (np.arange(height) + 0.5) * (bottom - top) / height
-        away = distance_transform_edt(~mask.astype(bool)) - 0.01 * max(mask.shape)
-        drawn = ax.contour(x, y, away, levels=[0], colors=colour, linewidths=0.9)
+        drawn = ax.contour(x, y, away, levels=[0], colors=TRUTH, linewidths=0.9)
         drawn.set(path_effects=[withStroke(linewidth=1.9, foreground="#202020")])
 
 
@@ -127,7 +125,7 @@ def contact_sheet(
                 ax.set_axis_off()
             for (top, bottom), i in zip(axes.T, chosen, strict=False):
                 sample, mask = category.test[i], cache.mask(int(i)).numpy()
-                extent = (0, *mask.shape, 0)
+                extent = (0, mask.shape[1], mask.shape[0], 0)
                 top.imshow(cache[int(i)].permute(1, 2, 0).numpy(), extent=extent)
                 outline(top, mask, extent)
                 top.set_title(f"{sample.defect} {sample.path.stem}"[:24], fontsize=6)
@@ -192,7 +190,7 @@ def overview_figure(examples: Sequence[dict[str, np.ndarray]]) -> Figure:
         axes = figure.subplots(2, len(examples), squeeze=False)
         for (top, bottom), e in zip(axes.T, examples, strict=True):
             span = float(e["threshold"]) - float(e["low"])
-            extent = (0, *e["mask"].shape, 0)
+            extent = (0, e["mask"].shape[1], e["mask"].shape[0], 0)
             top.imshow(e["image"], extent=extent)
             outline(top, e["mask"], extent)
             top.set_title(str(e["title"]).replace("_", " "))

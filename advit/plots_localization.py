@@ -215,6 +215,7 @@ def blended(grey: np.ndarray | float, height: np.ndarray) -> np.ndarray:
 
 def draw_bar(ax: Axes, span: Sequence[float], threshold: float) -> None:
     """The colours of :func:`overlaid` on middle grey, with the threshold where it lies among them."""
+    span = span[0], max(span[1], span[0] + 1e-9)
     ax.imshow(blended(0.5, np.linspace(0, 1, 128))[None], extent=(*span, 0, 1), aspect="auto")
     if span[0] < threshold < span[1]:
         ax.axvline(threshold, color="white", linewidth=1.2)

@@ -52,10 +52,15 @@ class PublicDecoder(nn.Module):
         return F.interpolate(image, size=size, mode="bilinear", antialias=True)
 
     def picture(self, code: Tensor) -> Tensor:
-        """``layers`` of a channels-last code; on a CPU in less time and half the memory, equal to rounding."""
-        if code.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        """``layers`` of a channels-last code; on a CPU in less time and half the memory, equal to rounding.
+
+        There it is in full precision under autocast too: bfloat16 takes longer, and its statistics lose three digits.
+        """
+        exact = self.layers[0].weight.dtype in (torch.float32, torch.float64)
+        if code.device.type != "cpu" or not exact or not len(code):
             return self.layers(code)
-        x = self.layers[0](code)
-        for norm, conv in zip(self.layers[1:-1:3], self.layers[3:-1:3], strict=True):
-            x = norm_convolution(x, norm, conv)
-        return self.layers[-1](x)
+        with torch.autocast("cpu", enabled=False):
+            x = self.layers[0](full_precision(code))
+            for norm, conv in zip(self.layers[1:-1:3], self.layers[3:-1:3], strict=True):
+                x = norm_convolution(x, norm, conv)
+            return self.layers[-1](x)

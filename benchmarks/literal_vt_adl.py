@@ -108,7 +108,7 @@ class LiteralVTADL(nn.Module):
         mean = F.linear(x, self.get("mu.weight")).view(*x.shape[:2], d, -1)
         s = F.softplus(F.linear(x, self.get("sigma_sq.weight"))).view(*x.shape[:2], d, -1)
         z = encoded.unsqueeze(-1).expand_as(mean)
-        value = 0.5 * (torch.log(torch.tensor(2 * math.pi)) + (s + (z - mean) ** 2 / torch.exp(s)).sum(dim=2))
+        value = 0.5 * (math.log(2 * math.pi) + (s + (z - mean) ** 2 / torch.exp(s)).sum(dim=2))
         return (pi * value).sum(dim=-1)
 
     def losses(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,7 @@ def test_an_error_of_the_inputs_is_not_taken_for_a_missing_compiler(monkeypatch)
     assert step(torch.eye(2)).equal(torch.eye(2))
 
 
-@pytest.mark.parametrize("sigma", [1e-5, 0.05, 0.3, 2.0])
+@pytest.mark.parametrize("sigma", [1e-5, 0.05, 0.3, 2.0, 3.362])
 def test_the_prior_has_no_denormal_numbers(sigma):
     """They take a CPU 50 times as long; and what stands for them is too small to be seen."""
     distances = squared_distances(1024, slice(0, 40), torch.zeros(0))

@@ -37,10 +37,11 @@ def test_ssim_against_loops():
 
 @pytest.mark.parametrize("block_bytes", [1, 30_000, 2**20])  # one image at a time, two and then one, all
 @pytest.mark.parametrize("wanted", [(0,), (1,), (0, 1)])
-def test_ssim_and_its_gradient_equal_autograd_of_the_convolution(block_bytes, wanted, monkeypatch):
+@pytest.mark.parametrize("size", [(13, 9), (70, 130)])  # within a band, over several and a part of one
+def test_ssim_and_its_gradient_equal_autograd_of_the_convolution(block_bytes, wanted, size, monkeypatch):
     monkeypatch.setattr("advit.losses.BLOCK_BYTES", block_bytes)
     g = torch.Generator().manual_seed(2)
-    x, y = (torch.rand(3, 2, 13, 9, generator=g, dtype=torch.float64) for _ in range(2))
+    x, y = (torch.rand(3, 2, *size, generator=g, dtype=torch.float64) for _ in range(2))
     inputs = [(x, y)[i].requires_grad_() for i in wanted]
     taps = gaussian_window(11, 1.5, x)
     kernel = torch.outer(taps, taps).expand(10, 1, 11, 11)
@@ -61,6 +62,16 @@ def test_ssim_of_an_inset_agrees_with_torchmetrics():
     x, y = (F.pad(torch.rand(2, 1, 32, 32, generator=g), (16,) * 4) for _ in range(2))
     theirs = witness(x, y, data_range=1.0, gaussian_kernel=True, sigma=1.5, kernel_size=11).item()
     assert ssim(x, y).item() == pytest.approx(theirs, abs=1e-5)
+
+
+def test_ssim_is_in_full_precision_under_autocast():
+    """Of low contrast, so that differences of squares in bfloat16 would be far off."""
+    g = torch.Generator().manual_seed(5)
+    x, y = (0.5 + 0.01 * torch.rand(1, 3, 40, 40, generator=g) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ssim(x, y).equal(ssim(x, y)) and reconstruction_loss(x, y, 5.0, 0.5)[2].dtype == torch.float32
+        found = ssim(x, y)
+    assert found == ssim(x, y)
 
 
 def test_equal_images_have_ssim_one_and_loss_minus_its_weight():

@@ -321,3 +321,13 @@ def test_decoder_is_its_layers_one_after_the_other(training):
         assert torch.allclose(decoder(code), expected, atol=1e-11)
     for name, value in layers.state_dict().items():
         assert torch.allclose(decoder.layers.state_dict()[name].double(), value.double(), atol=1e-11), name
+
+
+def test_decoder_in_mixed_precision_is_that_of_full_precision_and_takes_no_images_too():
+    torch.manual_seed(8)
+    decoder, code = PublicDecoder(image_size=64), torch.randn(2, 512)
+    other = copy.deepcopy(decoder)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = decoder(code)
+    with torch.no_grad():
+        assert torch.equal(found, other(code)) and decoder.eval()(code[:0]).shape == (0, 3, 64, 64)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from advit.fft_convolution import Spectral
-from advit.norm_convolution import Direct, channel_products, channel_sums, convolution, norm_convolution
+from advit.norm_convolution import Direct, centred_products, convolution, moments, norm_convolution
 
 CONVOLUTIONS = {
     "strided": (5, dict(kernel_size=5, stride=3, padding=1)),
@@ -51,13 +51,49 @@ def test_value_gradients_and_running_statistics_are_those_of_the_layers(name, tr
         assert torch.allclose(ours.state_dict()[key].double(), value.double(), rtol=1e-12), key
 
 
-def test_statistics_in_float32_are_near_those_of_float64():
-    """Two million pixels far from zero: PyTorch's channels-last sums are off by some 1e-4 here."""
+@pytest.mark.parametrize("mean", [3, 30, 100])
+def test_statistics_in_float32_are_near_those_of_float64(mean):
+    """Two million pixels far from zero, whole blocks of them."""
     g = torch.Generator().manual_seed(0)
-    x = (3 + torch.randn(8, 4, 500, 500, generator=g)).to(memory_format=torch.channels_last)
-    exact = x.double()
-    assert torch.allclose(channel_sums(x), exact.sum(dim=(0, 2, 3)), rtol=1e-6)
-    assert torch.allclose(channel_products(x, x), exact.square().sum(dim=(0, 2, 3)), rtol=1e-6)
+    x = (mean + torch.randn(8, 4, 512, 512, generator=g)).to(memory_format=torch.channels_last)
+    found, exact = moments(x), x.double()
+    assert torch.allclose(found[0], exact.mean(dim=(0, 2, 3)), rtol=1e-6)
+    assert torch.allclose(found[1], exact.var(dim=(0, 2, 3), correction=0), rtol=1e-6)
+    y = torch.randn(x.shape, generator=g).to(memory_format=torch.channels_last)
+    product = (y.double() * (exact - found[0][:, None, None])).sum(dim=(0, 2, 3))
+    assert torch.allclose(centred_products(y, x, found[0]), product, rtol=1e-3, atol=0.05)
+
+
+def test_activations_in_float32_are_near_those_of_float64():
+    """Mean and sd 3: within 5e-6, in a batch of two million pixels."""
+    made = layers("stride 1", torch.float32)
+    g = torch.Generator().manual_seed(2)
+    x = (3 + torch.randn(8, 8, 300, 300, generator=g)).to(memory_format=torch.channels_last)
+    exact = copy.deepcopy(made).double()(x.double())
+    assert (norm_convolution(x, made[0], made[2]) - exact).abs().max() < 5e-6 * exact.abs().max()
+
+
+def test_without_a_bias_and_of_frozen_parameters():
+    conv, norm = nn.ConvTranspose2d(4, 5, 3, bias=False).double(), nn.BatchNorm2d(4).double().requires_grad_(False)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    theirs = conv(torch.relu(copy.deepcopy(norm)(x)))
+    parts = x, conv.weight
+    found, expected = (torch.autograd.grad(y.sum(), parts) for y in (norm_convolution(x, norm, conv), theirs))
+    assert all(torch.allclose(a, b, atol=1e-11) for a, b in zip(found, expected, strict=True))
+
+
+def test_an_earlier_evaluation_survives_a_training_step():
+    made = layers("strided", torch.float64)
+    x = torch.randn(2, 8, 9, 9, dtype=torch.float64).requires_grad_()
+    first = norm_convolution(x, made[0].eval(), made[2])
+    norm_convolution(x, made[0].train(), made[2])
+    first.sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_other_convolutions_are_refused():
+    with pytest.raises(ValueError, match="no groups, dilation or output padding"):
+        norm_convolution(torch.randn(1, 4, 5, 5), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 3, dilation=2))
 
 
 def test_only_the_input_is_kept_for_the_gradient():
