@@ -40,6 +40,13 @@ AD's published evaluation code reads:
   python evaluate_experiment.py --dataset_base_dir mvtec --anomaly_maps_dir maps --evaluated_objects bottle"""
 
 
+EVALUATE_EXAMPLES = """examples:
+  advit evaluate runs/bottle-quick-seed0                          the same metrics, scores and contact sheet again
+  advit evaluate runs/bottle-quick-seed0 --data other -p bottle   new images of the same product
+
+weights and thresholds stay those of the run; nothing is fitted to the images that are judged"""
+
+
 OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory")
 
 
@@ -68,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
     device_options(train)
 
-    evaluate = commands.add_parser("evaluate", help="evaluate a finished run again, also on other data", **raw)
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate a finished run again, also on other data", epilog=EVALUATE_EXAMPLES, **raw
+    )
     evaluate.add_argument("run", type=Path, metavar="DIR", help="a run folder of 'advit train'")
     evaluate.add_argument("-p", "--category", metavar="CATEGORY", help="default: the category trained on")
     data_option(evaluate, "default: the data trained on")

@@ -18,6 +18,17 @@ Runs are stored under runs/store and trained once; an interrupted reproduction c
 results/NAME (executed notebooks, tables as CSV, Markdown and LaTeX, one record per run, report/index.html) and
 figures/NAME (SVG and PNG). notebooks/ is never changed. A cell that fails stops it, with exit status 1."""
 
+REPORT_EXAMPLES = """example: advit report --name quick
+
+writes results/quick/report/index.html from what 'advit reproduce' left in results/quick and figures/quick, without
+training or running anything; it opens without a server or a network"""
+
+VERIFY_EXAMPLES = """example: advit verify
+
+trains tiny models in float64 for two or three minutes, in runs/verify, and says of each table whether it is that of
+results/smoke: to the byte with the same versions and family of CPU, within 0.002 elsewhere; exit status 1 if one is not.
+It says whether this machine computes what ours did, and nothing about how good a model is"""
+
 
 def add_reproduce_commands(commands: Any) -> None:
     raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
@@ -33,11 +44,15 @@ def add_reproduce_commands(commands: Any) -> None:
     out_option(reproduce)
     device_options(reproduce)
 
-    report = commands.add_parser("report", help="an HTML site of executed notebooks, tables and figures", **raw)
+    report = commands.add_parser(
+        "report", help="an HTML site of executed notebooks, tables and figures", epilog=REPORT_EXAMPLES, **raw
+    )
     report.add_argument("--name", default="quick", help="of the folder in results/ (default: quick)")
     out_option(report)
 
-    verify = commands.add_parser("verify", help="run profile smoke anew and compare with the committed tables", **raw)
+    verify = commands.add_parser(
+        "verify", help="run profile smoke anew and compare with the committed tables", epilog=VERIFY_EXAMPLES, **raw
+    )
     out_option(verify)
     verify.add_argument("--quiet", action="store_true", help="no progress bars")
 
