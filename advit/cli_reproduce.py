@@ -26,7 +26,7 @@ training or running anything; it opens without a server or a network"""
 VERIFY_EXAMPLES = """example: advit verify
 
 trains tiny models in float64 for two or three minutes, in runs/verify, and says of each table whether it is that of
-results/smoke: to the byte with the same versions and family of CPU, within 0.002 elsewhere; exit status 1 if one is not.
+results/smoke: to the byte with the same versions and family of CPU, within 0.002 elsewhere; exit status 1 if not so.
 It says whether this machine computes what ours did, and nothing about how good a model is"""
 
 
