@@ -28,7 +28,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     check = commands.add_parser(
         "check", help="table of counts, sizes and problems; exit 1 on errors", epilog=CHECK_EXAMPLES, **raw
     )
-    check.add_argument("root", type=Path, metavar="ROOT", help="folder of categories, or one category")
+    check.add_argument("root", type=Path, metavar="ROOT", help="folder of categories")
     check.add_argument("-p", "--category", nargs="+", metavar="CATEGORY", help="default: all")
     synth = commands.add_parser("synth", help="write the embedded synthetic data set", epilog=SYNTH_EXAMPLES, **raw)
     synth.add_argument("out", type=Path, metavar="OUT", help="folder for the categories; made if missing")

@@ -56,7 +56,7 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
         write_text(args.out / "runs.csv", rows.round(6).to_csv(index=False, lineterminator="\n"))
         table.write(args.out, "summary")
         configs = {name: config.to_dict() for name, config in variants.items()}
-        record = {**code, "device": device_name(device), "versions": versions(), "pasted": args.pasted}
-        record["data"] = args.data.resolve().name if args.data else "embedded"
+        data = args.data.resolve().name if args.data else "embedded"
+        record = {**code, "device": device_name(device), "versions": versions(), "data": data, "pasted": args.pasted}
         write_json(args.out / "provenance.json", {**record, "seeds": args.seeds, "variants": configs})
     return f"{caption}\n\n{table.markdown()}"

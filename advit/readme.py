@@ -105,9 +105,14 @@ def studies(results: Path) -> list[Path]:
     return [path.parent for path in sorted((results / "study").glob("*/runs.csv"))]
 
 
+def provenance(folder: Path) -> dict[str, Any]:
+    """How a study or a reproduction was made."""
+    return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+
+
 def several_seeds(folder: Path) -> bool:
     """Whether a study has a spread over seeds to show."""
-    return len(json.loads((folder / "provenance.json").read_text(encoding="utf-8"))["seeds"]) > 1
+    return len(provenance(folder)["seeds"]) > 1
 
 
 def studies_block(results: Path) -> str:
@@ -122,7 +127,7 @@ def study_parts(folder: Path) -> tuple[str, str]:
     The floors share one column: for each metric the best of them.
     """
     rows = pd.read_csv(folder / "runs.csv")
-    made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    made = provenance(folder)
     floors, mine = rows[rows["variant"].isin(METHODS)], rows[~rows["variant"].isin(METHODS)]
     cells: dict[str, list[str]] = {"category": list(dict.fromkeys(rows["category"]))}
     for name in dict.fromkeys(mine["variant"]):
@@ -183,10 +188,7 @@ def small_print(folder: Path) -> str:
 
 def earlier(folder: Path) -> str:
     """A remark if a reproduction below ``results/real`` was made with other code than that of the embedded data."""
-    made, latest = (
-        json.loads((path / "provenance.json").read_text(encoding="utf-8"))
-        for path in (folder, folder.parents[folder.parent.name == "real"] / "quick")
-    )
+    made, latest = map(provenance, (folder, folder.parents[folder.parent.name == "real"] / "quick"))
     same = made["code_digest"] == latest["code_digest"]
     return "" if same else f", made by an earlier version of the preset (commit {made['commit'][:7]})"
 
