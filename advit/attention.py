@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advit.minimax_attention import Minimax, minimax_attention
-from advit.patches import squared_distances
+from advit.patches import squared_patch_distances
 from advit.precision import full_precision
 
 
@@ -37,7 +37,7 @@ class Associations:
     def prior(self) -> Tensor:
         """Prior-association ``(batch, head, N, N)``, rows sum to 1; differentiable, but training never stores it."""
         n = self.sigma.shape[-1]
-        return prior_association(self.sigma, squared_distances(n, slice(0, n), self.sigma).squared)
+        return prior_association(self.sigma, squared_patch_distances(n, slice(0, n), self.sigma))
 
 
 def series_association(queries: Tensor, keys: Tensor) -> Tensor:

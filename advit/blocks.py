@@ -18,11 +18,12 @@ BLOCK_BYTES = 2**20  # of one block in full precision; some ten of them are at w
 def blocks(pairs: int, n: int, like: Tensor, kernels: str = "plain") -> Iterator[tuple[slice, slice]]:
     """Slices of (batch, head) pairs and of rows: whole pairs while several fit in a block, else rows of one pair.
 
-    Fused arithmetic holds fewer blocks at a time, so that they may be larger.
+    Fused arithmetic holds fewer blocks at a time, so that they may be larger. At most half of the pairs are taken
+    together: what is then freed is small beside q and k, so that malloc keeps it instead of giving it back.
     """
     size = BLOCK_BYTES * (1 + (kernels == "fused")) if like.device.type == "cpu" else 2**27
     room = max(1, size // (n * full_precision(like[:0]).element_size()))
-    rows, together = min(n, room), max(1, room // n)
+    rows, together = min(n, room), max(1, min(room // n, (pairs + 1) // 2))
     for row in range(0, n, rows):
         for pair in range(0, pairs, together):
             yield slice(pair, min(pair + together, pairs)), slice(row, min(row + rows, n))
@@ -33,9 +34,17 @@ def row_sum(x: Tensor) -> Tensor:
     return x.sum(dim=-1, keepdim=True)
 
 
-def transposed_zeros(x: Tensor) -> Tensor:
-    """Zeros ``(pair, width, N)`` for ``x (pair, N, width)``, in full precision: blocks of rows add up in it."""
-    return torch.zeros(len(x), x.shape[2], x.shape[1], dtype=full_precision(x[:0]).dtype, device=x.device)
+def transposed_empty(x: Tensor) -> Tensor:
+    """Room ``(pair, width, N)`` for sums like ``x (pair, N, width)``, in full precision: see :func:`add_rows`."""
+    return torch.empty(len(x), x.shape[2], x.shape[1], dtype=full_precision(x[:0]).dtype, device=x.device)
+
+
+def add_rows(total: Tensor, pairs: slice, rows: slice, part: Tensor) -> None:
+    """A block's part of a sum over rows: the first of :func:`blocks` writes it, the others add theirs."""
+    if rows.start == 0:
+        total[pairs] = part
+    else:
+        total[pairs] += part
 
 
 def without_autocast(x: Tensor) -> torch.autocast:

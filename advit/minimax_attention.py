@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from advit.blocks import kernel, row_sum, transposed_zeros, without_autocast
+from advit.blocks import add_rows, kernel, row_sum, transposed_empty, without_autocast
 from advit.config import CHOICES
 from advit.divergence import (
-    PriorBlock,
     blocks_and_distances,
+    gaussian_block,
     logit_products,
+    logits_block,
     prior_block,
     row_divergence,
-    series_block,
     smoothing,
 )
 from advit.precision import full_precision
@@ -45,16 +46,30 @@ class Minimax:
         return self.phases in ("both", "maximise"), self.phases in ("both", "minimise")
 
 
+class RowPeaks(NamedTuple):
+    """What makes a row of both associations again without a sum over it, each ``(pair, rows, 1)``.
+
+    ``logit``: the largest l. ``series``, ``prior``: the largest S and P, so that S = exp(l - logit) series, and
+    P = exp(-a D^2) prior.
+    """
+
+    logit: Tensor
+    series: Tensor
+    prior: Tensor
+
+
 def forward_step(
-    q: Tensor, k: Tensor, v: Tensor, prior: PriorBlock, eps: float, needed: tuple[bool, bool]
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """One block of rows: attention's output, the divergence, and E[h] and d / d a of its gradient."""
-    s = series_block(q, k)
-    return s.to(v.dtype) @ v, *row_divergence(s, prior, eps, needed)[:3]
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float, needed: tuple[bool, bool]
+) -> tuple[Tensor, RowPeaks, Tensor, Tensor | None, Tensor | None]:
+    """One block of rows: attention's output, the rows' peaks, the divergence, and E[h] and d / d a of its gradient."""
+    logits = logits_block(q, k)
+    s, p = torch.softmax(logits, dim=-1), prior_block(a, squared)
+    peaks = RowPeaks(*(x.amax(dim=-1, keepdim=True) for x in (logits, s, p)))
+    return s.to(v.dtype) @ v, peaks, *row_divergence(s, p, squared, eps, needed)[:3]
 
 
 def backward_step(
-    q: Tensor, k: Tensor, v: Tensor, p: Tensor | None, mean_h: Tensor | None, eps: float,
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, peaks: RowPeaks, mean_h: Tensor | None, eps: float,
     out: Tensor, d_out: Tensor, weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One block of rows, S made anew: gradients of q, and of k and v, transposed.
@@ -64,16 +79,16 @@ def backward_step(
         d logits = S (dS - rowsum(dO O) - weight (1 - eps) (h - E[h])),   -h = u + log u,  u = 1 / t
 
     ``out``, ``d_out``: ``(pair, rows, d_h)``. ``weight``: of every row, a tensor without axes.
-    ``p``, ``mean_h``: P and E[h] ``(pair, rows, 1)``; None if the divergence does not move the series-association.
+    ``mean_h``: E[h] ``(pair, rows, 1)``; None if the divergence does not move the series-association.
     """
-    s = series_block(q, k)
+    s = logits_block(q, k).sub_(peaks.logit).exp_().mul_(peaks.series)
     inner = full_precision(d_out @ v.transpose(1, 2))
     row = -row_sum(full_precision(d_out) * full_precision(out))
     if mean_h is None:
         inner.add_(row)
     else:
         c, weight = smoothing(s, eps), weight * (1 - eps)
-        u = (p + c).div_(s + c)
+        u = gaussian_block(a, squared).mul_(peaks.prior).add_(c).div_(s + c)
         inner.add_(row + weight * mean_h).addcmul_(u.log().add_(u), weight)
     return *logit_products(inner.mul_(s), q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
 
@@ -89,37 +104,35 @@ class _MinimaxAttention(torch.autograd.Function):
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:
         (series, prior), needed = minimax.moves, ctx.needs_input_grad
         moves = series and (needed[0] or needed[1]), prior and needed[3]
-        step, out, value = kernel(forward_step, minimax.kernels), torch.empty_like(v), torch.empty_like(sigma)
-        mean_h, d_sigma = (torch.empty_like(sigma) if moved else None for moved in moves)
-        a = 0.5 / sigma.square()[..., None]
+        step, out, a = kernel(forward_step, minimax.kernels), torch.empty_like(v), 0.5 / sigma.square()[..., None]
+        value, *peaks = (torch.empty_like(a) for _ in range(4))
+        mean_h, d_sigma = (torch.empty_like(a) if moved else None for moved in moves)
         with without_autocast(q):
-            for p, r, distances in blocks_and_distances(q, sigma, minimax.kernels):
-                out[p, r], *rows = step(q[p, r], k[p], v[p], prior_block(a[p, r], distances), minimax.eps, moves)
-                for total, part in zip((value, mean_h, d_sigma), rows, strict=True):
+            for p, r, squared in blocks_and_distances(q, sigma, minimax.kernels):
+                out[p, r], found, *rows = step(q[p, r], k[p], v[p], a[p, r], squared, minimax.eps, moves)
+                for total, part in zip((*peaks, value, mean_h, d_sigma), (*found, *rows), strict=True):
                     if total is not None:
-                        total[p, r] = part[..., 0]
+                        total[p, r] = part
         if d_sigma is not None:
-            d_sigma *= -sigma.pow(-3) / sigma.numel()
-        ctx.save_for_backward(q, k, v, sigma, out, mean_h, d_sigma)
+            d_sigma = d_sigma[..., 0] * -sigma.pow(-3) / sigma.numel()
+        ctx.save_for_backward(q, k, v, sigma, out, mean_h, d_sigma, *peaks)
         ctx.minimax = minimax
         return out, value.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor, gradient: Tensor):
-        q, k, v, sigma, out, mean_h, d_sigma = ctx.saved_tensors
-        d_q, d_k, d_v, d_out = torch.empty_like(q), transposed_zeros(k), transposed_zeros(v), d_out.to(q.dtype)
+        q, k, v, sigma, out, mean_h, d_sigma, *peaks = ctx.saved_tensors
+        d_q, d_k, d_v, d_out = torch.empty_like(q), transposed_empty(k), transposed_empty(v), d_out.to(q.dtype)
         step, eps, kernels = kernel(backward_step, ctx.minimax.kernels), ctx.minimax.eps, ctx.minimax.kernels
         a, weight = 0.5 / sigma.square()[..., None], gradient.to(sigma.dtype) / sigma.numel()
         with without_autocast(q):
-            for p, r, distances in blocks_and_distances(q, sigma, kernels):
-                of_rows = (None, None)
-                if mean_h is not None:
-                    of_rows = prior_block(a[p, r], distances).p, mean_h[p, r, None]
-                found = step(q[p, r], k[p], v[p], *of_rows, eps, out[p, r], d_out[p, r], weight)
+            for p, r, squared in blocks_and_distances(q, sigma, kernels):
+                of_rows = RowPeaks(*(x[p, r] for x in peaks)), None if mean_h is None else mean_h[p, r]
+                found = step(q[p, r], k[p], v[p], a[p, r], squared, *of_rows, eps, out[p, r], d_out[p, r], weight)
                 d_q[p, r], d_k_part, d_v_part = found
-                d_k[p] += d_k_part
-                d_v[p] += d_v_part
+                add_rows(d_k, p, r, d_k_part)
+                add_rows(d_v, p, r, d_v_part)
         d_k, d_v = (x.transpose(1, 2).to(k.dtype) for x in (d_k, d_v))
         return d_q, d_k, d_v, None if d_sigma is None else d_sigma * gradient, None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -48,21 +47,10 @@ def patch_distances(grid: int) -> Tensor:
     return torch.linalg.vector_norm(centres[:, None] - centres[None], dim=-1)
 
 
-class GridDistances(NamedTuple):
-    """Squared distances of some patches to the rows, to the columns ``(rows, sqrt(N))`` and to all patches of a grid.
+def squared_patch_distances(n: int, rows: slice, like: Tensor) -> Tensor:
+    """D_ij^2 between the patches ``rows`` and all N patches of a square grid, ``(rows, N)``, as ``like`` is.
 
-    ``squared``: D_ij^2, ``(rows, N)``, the sum of the others at the row and the column of j.
-    """
-
-    by_row: Tensor
-    by_column: Tensor
-    squared: Tensor
-
-
-def squared_distances(n: int, rows: slice, like: Tensor) -> GridDistances:
-    """Squared distances of the patches ``rows`` on a square grid of N patches, in patch units, as ``like`` is.
-
-    No N x N matrix is needed for a few rows of it.
+    A square on each axis, added: no N x N matrix is needed for a few rows of it.
 
     Raises:
         ValueError: N patches are no square grid.
@@ -75,8 +63,7 @@ def squared_distances(n: int, rows: slice, like: Tensor) -> GridDistances:
     axis = torch.arange(grid, dtype=like.dtype, device=like.device)
     along = (axis[:, None] - axis).square()
     patch = torch.arange(n, device=like.device)[rows]
-    by_row, by_column = along[patch // grid], along[patch % grid]
-    return GridDistances(by_row, by_column, (by_row[:, :, None] + by_column[:, None, :]).flatten(1))
+    return (along[patch // grid, :, None] + along[patch % grid, None, :]).flatten(1)
 
 
 def position_waves(grid: int, dim: int) -> Tensor:

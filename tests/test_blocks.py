@@ -11,7 +11,7 @@ from advit.blocks import blocks, fused
 from advit.discrepancy import minimax_discrepancy
 from advit.divergence import prior_block
 from advit.minimax_attention import Minimax, minimax_attention
-from advit.patches import squared_distances
+from advit.patches import squared_patch_distances
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +94,8 @@ def test_an_error_of_the_inputs_is_not_taken_for_a_missing_compiler(monkeypatch)
 @pytest.mark.parametrize("sigma", [1e-5, 0.05, 0.3, 2.0, 3.362])
 def test_the_prior_has_no_denormal_numbers(sigma):
     """They take a CPU 50 times as long; and what stands for them is too small to be seen."""
-    distances = squared_distances(1024, slice(0, 40), torch.zeros(0))
-    p = prior_block(torch.full((1, 40, 1), 0.5 / sigma**2), distances).p
+    squared = squared_patch_distances(1024, slice(0, 40), torch.zeros(0))
+    p = prior_block(torch.full((1, 40, 1), 0.5 / sigma**2), squared)
     assert p[p > 0].min() >= torch.finfo(torch.float32).tiny
-    exact = torch.softmax(-0.5 / sigma**2 * distances.squared.double(), dim=-1)
+    exact = torch.softmax(-0.5 / sigma**2 * squared.double(), dim=-1)
     assert (p - exact).abs().max() < 1e-6

@@ -9,7 +9,7 @@ from advit.patches import (
     patch_map_to_pixels,
     patchify,
     position_waves,
-    squared_distances,
+    squared_patch_distances,
     unpatchify,
 )
 
@@ -66,4 +66,4 @@ def test_position_waves_against_loops_and_their_neighbours():
 def test_squared_distances_of_some_rows_are_those_of_the_whole_grid():
     whole = patch_distances(4).double().square()
     for rows in (slice(0, 16), slice(3, 10), slice(15, 16)):
-        assert torch.allclose(squared_distances(16, rows, whole).squared, whole[rows], rtol=1e-6)
+        assert torch.allclose(squared_patch_distances(16, rows, whole), whole[rows], rtol=1e-6)
