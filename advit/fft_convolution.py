@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
 
 import torch
 from torch import Tensor
@@ -21,20 +21,14 @@ class Spectral:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, shape: torch.Size) -> None:
         """``shape``: that of an image, ``(I, h, w)``."""
-        self.weight, self.bias, self.shape = weight, bias, shape
+        self.bias, self.shape = bias, shape
         self.size = tuple(a + b - 1 for a, b in zip(shape[-2:], weight.shape[-2:], strict=True))
-        self.filters = torch.fft.rfft2(weight, s=self.size)
+        complex_of = weight.dtype.to_complex()
+        self.waves = [waves(n, taps).to(complex_of) for n, taps in zip(self.size, weight.shape[-2:], strict=True)]
+        self.waves[1] = self.waves[1][: self.size[1] // 2 + 1]
+        self.filters = self.waves[0] @ weight.to(complex_of) @ self.waves[1].T
+        self.d_filters: Tensor | None = None
         self.padded = weight.new_zeros(shape[0], *self.size)
-
-    @cached_property
-    def d_filters(self) -> Tensor:
-        """Gradient of the weights' spectra of all images so far."""
-        return torch.zeros_like(self.filters)
-
-    @cached_property
-    def towards_image(self) -> Tensor:
-        """Conjugate spectra of the weights, ``(O, I, ...)``."""
-        return self.filters.conj().transpose(0, 1).resolve_conj().contiguous()
 
     def spectrum(self, image: Tensor) -> Tensor:
         """Spectrum of every channel of an image, in the corner of a buffer that is zero elsewhere."""
@@ -48,16 +42,29 @@ class Spectral:
 
     def gradients(self, image: Tensor, gradient: Tensor) -> Tensor:
         """dx of an image, channels last; its dW is added to ``d_filters``."""
-        g = torch.fft.rfft2(gradient.contiguous())
-        self.d_filters.addcmul_(self.spectrum(image).conj_physical_()[:, None], g)
-        d_image = torch.fft.irfft2(weighted_sum(g, self.towards_image), s=self.size)
-        d_image = d_image[None, :, : self.shape[1], : self.shape[2]]
+        g, x = torch.fft.rfft2(gradient.contiguous()), self.spectrum(image).conj_physical_()[:, None]
+        self.d_filters = x * g if self.d_filters is None else self.d_filters.addcmul_(x, g)
+        # sum_o G_o conj(W_io), without a conjugate of the larger W
+        d_image = weighted_sum(g.conj_physical_(), self.filters.transpose(0, 1)).conj_physical_()
+        d_image = torch.fft.irfft2(d_image, s=self.size)[None, :, : self.shape[1], : self.shape[2]]
         return d_image.contiguous(memory_format=torch.channels_last)[0]
 
     @property
     def d_weight(self) -> Tensor:
-        """dw of all images so far."""
-        return torch.fft.irfft2(self.d_filters, s=self.size)[..., : self.weight.shape[-2], : self.weight.shape[-1]]
+        """dw of all images so far: the inverse transform at the places of the weights alone."""
+        height, width = self.size
+        twice = torch.full((width // 2 + 1,), 2.0, dtype=self.padded.dtype)  # the other half of the spectrum
+        twice[0] = 1
+        if width % 2 == 0:
+            twice[-1] = 1
+        columns = self.waves[1].conj() * twice[:, None]
+        return (self.waves[0].mH @ self.d_filters @ columns).real / (height * width)
+
+
+def waves(n: int, taps: int) -> Tensor:
+    """exp(-2 pi i m k / n) of n frequencies m and places k, ``(n, taps)``: the transform of a few taps, padded to n."""
+    turns = torch.outer(torch.arange(n), torch.arange(taps)) % n
+    return torch.polar(torch.ones((), dtype=torch.float64), turns.double() * (-2 * math.pi / n))
 
 
 def weighted_sum(spectra: Tensor, filters: Tensor) -> Tensor:

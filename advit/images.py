@@ -17,6 +17,7 @@ from advit.vision import tv_tensors, v2
 
 WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 FULL_RANGE = 65535
+STRIP = 2**22  # pixels
 # By content, whatever the name says. Pillow knows more, some with other programs' help (PostScript starts Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
@@ -47,6 +48,14 @@ def decoded(path: Path) -> Iterator[Image.Image]:
         raise DataError(f"cannot decode {path}: {error}. Scale it down or remove it.") from error
     except Exception as error:  # decoders meet arbitrary bytes with errors of any type
         raise DataError(f"cannot decode {path}: {reason(path, error)}. Re-export or remove it.") from error
+
+
+def strips(picture: Image.Image) -> Iterator[Image.Image]:
+    """The picture in pieces of some million pixels, from the top: what is made of one needs little memory."""
+    width, height = picture.size
+    rows = max(1, STRIP // width)
+    for top in range(0, height, rows):
+        yield picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
 
 
 def reason(path: Path, error: Exception) -> str:
@@ -96,8 +105,20 @@ def read_image(path: Path) -> tv_tensors.Image:
     Test: tests/test_images.py
     """
     with decoded(path) as picture:
-        array = rgb(picture)
-    return tv_tensors.Image(torch.from_numpy(array).permute(2, 0, 1).contiguous())
+        image, top = torch.empty(3, picture.height, picture.width, dtype=torch.uint8), 0
+        for strip in strips(picture):
+            image[:, top : top + strip.height] = torch.from_numpy(rgb(strip)).permute(2, 0, 1)
+            top += strip.height
+    return tv_tensors.Image(image)
+
+
+def mask_values(picture: Image.Image) -> np.ndarray:
+    """``(h, w)`` uint8 or uint16 of a mask in any mode; see ``read_mask`` for the rules."""
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if picture.mode == "L" and not picture.has_transparency_data:
+        return np.asarray(picture)
+    return grey16(picture).astype(np.uint16) if picture.mode in WIDE_MODES else rgb(picture).max(axis=2)
 
 
 def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> tv_tensors.Mask:
@@ -116,12 +137,7 @@ def read_mask(path: Path, image_size: tuple[int, int] | None = None) -> tv_tenso
     Test: tests/test_images.py
     """
     with decoded(path) as picture:
-        if picture.mode == "1":
-            values = np.asarray(picture).astype(np.int64)
-        elif picture.mode == "L" and not picture.has_transparency_data:
-            values = np.asarray(picture)
-        else:
-            values = grey16(picture) if picture.mode in WIDE_MODES else rgb(picture).max(axis=2)
+        values = np.concatenate([mask_values(strip) for strip in strips(picture)])
     if image_size is not None:
         check_mask_size(path, values.shape, image_size)
     top = int(values.max())

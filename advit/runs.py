@@ -20,7 +20,7 @@ from advit.checkpoint import load_checkpoint, require_shapes, restore
 from advit.config import ADViTConfig, require_seed, with_options
 from advit.data import data_digest
 from advit.detector import CALIBRATION, Detector, calibrate, load_calibration
-from advit.errors import CheckpointError, ConfigError, DataError
+from advit.errors import AdvitError, CheckpointError, ConfigError, DataError
 from advit.evaluation import Evaluation, evaluate
 from advit.files import atomic, require_regular, write_json, write_text
 from advit.networks import SCORES, build_network, fit_target
@@ -97,7 +97,18 @@ def train_run(
     detector = calibrate(network, train.batch, len(category.train), kept_out, device, label, wanted)
     detector.save(out, identity)
     training = read_training(out)
-    return finish(detector, category, test, out, identity, code, device, start, progress, training, pictures, study)
+    found = finish(detector, category, test, out, identity, code, device, start, progress, training, pictures, study)
+    require_kept(out)
+    return found
+
+
+def require_kept(out: Path) -> None:
+    """Raise AdvitError if what the run wrote at its start is gone: then more of it may be.
+
+    Test: tests/test_interruption.py
+    """
+    if not (out / CONFIG).exists():
+        raise AdvitError(f"{out} was removed or emptied during the run, so that files are missing. Train again.")
 
 
 def identity_of(config: ADViTConfig, seed: int, category: str, digest: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class PublicDecoder(nn.Module):
         if code.device.type != "cpu" or not exact or not len(code):
             return self.layers(code)
         with torch.autocast("cpu", enabled=False):
-            x = self.layers[0](full_precision(code))
+            images = self.layers[0](full_precision(code)).unbind()
             for norm, conv in zip(self.layers[1:-1:3], self.layers[3:-1:3], strict=True):
-                x = norm_convolution(x, norm, conv)
-            return self.layers[-1](x)
+                images = norm_convolution(images, norm, conv)
+            return self.layers[-1](torch.stack(images))

@@ -157,6 +157,33 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         read_image(tmp_path / "bomb.png")
 
 
+def saved_modes(folder):
+    """A file of every mode that is read in a way of its own."""
+    wide = RNG.integers(0, 65536, (5, 9)).astype(np.uint16)
+    clear = np.dstack([COLOUR, RNG.integers(0, 256, (5, 9), dtype=np.uint8)])
+    rgb = Image.fromarray(COLOUR)
+    palette = rgb.quantize(8)
+    pictures = {
+        "rgb": rgb, "rgba": Image.fromarray(clear), "grey": rgb.convert("L"), "bits": rgb.convert("1"),
+        "wide": Image.fromarray(wide), "palette": palette,
+    }  # fmt: skip
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")
+    palette.save(folder / "transparent.png", transparency=3)
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.mark.parametrize("pixels", [1, 9, 20])
+def test_large_pictures_are_read_in_strips_with_the_same_result(tmp_path, monkeypatch, pixels):
+    """Strips of one row, of one, and of two: 176 million pixels then take 1.5 GB instead of 3."""
+    paths = saved_modes(tmp_path)
+    assert len(paths) == 7
+    whole = [(read_image(p), read_mask(p)) for p in paths]
+    monkeypatch.setattr("advit.images.STRIP", pixels)
+    for path, (image, mask) in zip(paths, whole, strict=True):
+        assert torch.equal(read_image(path), image) and torch.equal(read_mask(path), mask), path.name
+
+
 def test_a_file_can_be_replaced_after_reading(tmp_path):
     """Nothing of the first reading is kept: neither an open file nor its pixels."""
     for colour in (10, 20):

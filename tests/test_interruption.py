@@ -212,3 +212,16 @@ def test_a_finished_run_whose_data_are_gone(data, whole, tmp_path, capsys):
     assert f"{mine} does not exist. Pass a folder of categories." in capsys.readouterr().err
     same_but_place = set(SAME) - {"config.json"}
     assert all((run / n).read_bytes() == (whole / n).read_bytes() for n in same_but_place)
+
+
+def test_an_output_folder_removed_in_mid_run(data, tmp_path, monkeypatch):
+    run, step = tmp_path / "run", training.train_step
+
+    def removes(*args, **kwargs):
+        shutil.rmtree(run, ignore_errors=True)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train_step", removes)
+    with pytest.raises(AdvitError, match=r"run was removed or emptied during the run, .* Train again\."):
+        train(data, run)
+    assert not (run / "config.json").exists()
