@@ -323,6 +323,18 @@ def test_decoder_is_its_layers_one_after_the_other(training):
         assert torch.allclose(decoder.layers.state_dict()[name].double(), value.double(), atol=1e-11), name
 
 
+def test_gradients_of_the_decoder_are_those_of_its_layers():
+    """float64, of the code and of all parameters; those of biases before BatchNorm are 0 but for rounding."""
+    torch.manual_seed(9)
+    decoder = PublicDecoder().double()
+    code, layers = torch.randn(2, 512, dtype=torch.float64, requires_grad=True), copy.deepcopy(decoder.layers)
+    towards = torch.randn(2, 3, 512, 512, dtype=torch.float64)
+    found = torch.autograd.grad(decoder(code), [code, *decoder.parameters()], towards)
+    expected = torch.autograd.grad(layers(code.unflatten(1, (8, 8, 8))), [code, *layers.parameters()], towards)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and (a - b).abs().max() <= 1e-9 * max(1.0, float(b.abs().max()))
+
+
 def test_decoder_in_mixed_precision_is_that_of_full_precision_and_takes_no_images_too():
     torch.manual_seed(8)
     decoder, code = PublicDecoder(image_size=64), torch.randn(2, 512)
