@@ -137,3 +137,9 @@ def test_makefile_lists_every_target_it_has():
     phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE).group(1).split()
     assert described == phony
     assert re.search(r"^\.DELETE_ON_ERROR:$", text, flags=re.MULTILINE)
+
+
+def test_the_citation_names_the_version_of_the_package(project):
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    assert cited["cff-version"] == "1.2.0" and cited["title"] and cited["authors"]
