@@ -210,7 +210,7 @@ def rounding_rows(sizes: Sizes, config: ADViTConfig) -> Iterator[dict[str, Any]]
     ):
         gap = float(np.max(np.abs(losses(literal, precision) / exact - 1)))
         found = row(f"largest relative gap {who}, {where}", "", gap)
-        yield at_most(found, 1e-4) if precision == "float64" else found
+        yield at_most(found, 1e-10) if precision == "float64" else found
 
 
 def preset_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
