@@ -16,10 +16,11 @@ BLOCK_BYTES = 2**20  # of one block in full precision; some ten of them are at w
 
 
 def blocks(pairs: int, n: int, like: Tensor, kernels: str = "plain") -> Iterator[tuple[slice, slice]]:
-    """Slices of (batch, head) pairs and of rows: whole pairs while several fit in a block, else rows of one pair.
+    """Slices of (batch, head) pairs and of rows: whole pairs while they fit in a block, but at most half of them; else
+    rows of one pair. A pair's first rows come first (:func:`add_rows`).
 
-    Fused arithmetic holds fewer blocks at a time, so that they may be larger. At most half of the pairs are taken
-    together: what is then freed is small beside q and k, so that malloc keeps it instead of giving it back.
+    Fused arithmetic holds fewer blocks at a time, so that they may be larger. Half of the pairs: on a CPU, malloc then
+    keeps what a block frees, where it would give back what all pairs free together, and take it anew in every step.
     """
     size = BLOCK_BYTES * (1 + (kernels == "fused")) if like.device.type == "cpu" else 2**27
     room = max(1, size // (n * full_precision(like[:0]).element_size()))

@@ -11,7 +11,7 @@ from advit.blocks import add_rows, blocks, kernel, row_sum, transposed_empty
 from advit.patches import squared_patch_distances
 from advit.precision import full_precision
 
-LOWEST = -64.0  # of an exponent: 1e-28 stands for less, since denormal numbers take a CPU 50 times as long
+LOWEST = -64.0  # of an exponent: 1e-28, far below S, P and eps / N that matter. Denormals take a CPU 50 times as long
 
 
 def logits_block(q: Tensor, k: Tensor) -> Tensor:

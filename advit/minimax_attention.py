@@ -145,7 +145,7 @@ def minimax_attention(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: M
 
     Args:
         q, k, v: ``(batch, head, N, d_h)`` of one dtype, N patches of a square grid.
-        sigma: ``(batch, head, N)``, float32 or float64.
+        sigma: ``(batch, head, N)``, float32; float64 with float64 ``q``, of which less would cost digits.
 
     Raises:
         TypeError: q, k and v have different dtypes. ValueError: N patches are no square grid.

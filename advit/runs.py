@@ -54,7 +54,7 @@ def train_run(
     what the notebooks need: every kind of map judged, patch scores kept, the discrepancy of test patches in the log.
 
     Raises:
-        DataError, CheckpointError, TrainingError, AdvitError (from writing).
+        DataError, CheckpointError, TrainingError, AdvitError (from writing, or if ``out`` was removed).
 
     Test: tests/test_runs.py
     """
