@@ -41,7 +41,7 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
     """Train what is missing; the table as text, with --out also as files."""
     from advit.comparison import compare, summary, variants_of
     from advit.files import write_json, write_text
-    from advit.results import code_version, device_name, versions
+    from advit.results import code_version, versions
     from advit.study import default_store
     from advit.tables import Table
 
@@ -57,6 +57,6 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
         table.write(args.out, "summary")
         configs = {name: config.to_dict() for name, config in variants.items()}
         data = args.data.resolve().name if args.data else "embedded"
-        record = {**code, "device": device_name(device), "versions": versions(), "data": data, "pasted": args.pasted}
+        record = {**code, "device": rows.attrs["device"], "versions": versions(), "data": data, "pasted": args.pasted}
         write_json(args.out / "provenance.json", {**record, "seeds": args.seeds, "variants": configs})
     return f"{caption}\n\n{table.markdown()}"

@@ -59,6 +59,8 @@ def compare(
 ) -> pd.DataFrame:
     """Train what the store lacks and give one row per run: variant, category, seed, the metrics, seconds of training.
 
+    ``attrs["device"]`` of the table: where the runs were trained, as their records say.
+
     Args:
         floors: with the classical floors of :mod:`advit.baselines` as further variants, of seed 0.
         pasted: judge on validation sets made of the training images alone (:mod:`advit.pasted`); no test image is
@@ -78,16 +80,19 @@ def compare(
         for seed in seeds
     ]
     require_runs([spec for _, spec in specs], store, device, processes=processes, progress=progress)
-    rows = []
+    rows, devices = [], set()
     for name, spec in specs:
         record = stored_record(spec, store)
-        seconds = record["provenance"].get("training", {}).get("seconds")
-        metrics = {k: record.get(k) for k in METRIC_KEYS}
+        training = record["provenance"].get("training", {})
+        devices |= {training["device"]} if training else set()
+        metrics, seconds = {k: record.get(k) for k in METRIC_KEYS}, training.get("seconds")
         rows.append({"variant": name, "category": spec.category, "seed": spec.seed, **metrics, "seconds": seconds})
     parts = [pd.DataFrame(rows)]
     if floors:
         parts += [floor_table(c, d, Profile.floor_size, store, progress) for c, d in zip(chosen, digests, strict=True)]
-    return pd.concat(parts, ignore_index=True).astype({k: float for k in METRIC_KEYS})
+    table = pd.concat(parts, ignore_index=True).astype({k: float for k in METRIC_KEYS})
+    table.attrs["device"] = ", ".join(sorted(devices))
+    return table
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -179,6 +179,8 @@ def test_the_command_prints_the_table_and_writes_it_with_its_provenance(root, tm
     found = json.loads((tmp_path / "out/provenance.json").read_text())
     assert found["pasted"] is True and found["seeds"] == [4] and found["versions"]["torch"]
     assert found["data"] == root.resolve().name
+    trained = {json.loads(p.read_text())["device"] for p in (tmp_path / "store").glob("*/training.json")}
+    assert trained == {found["device"]}  # the threads of the runs, not those of the command
     assert found["variants"]["density_score=nll"] == with_options(TINY, {"density_score": "nll"}).to_dict()
 
 
