@@ -23,7 +23,8 @@ CHOICES = {
 }
 
 
-MOST = {"filter_levels": 16, "depth": 1000, "mask_draws": 1000, "map_sigma": 512, "score_sigma": 512}  # else endless
+MOST = {"filter_levels": 16, "factors": 512, "depth": 1000, "mask_draws": 1000}  # else endless
+MOST |= {"map_sigma": 512, "score_sigma": 512}
 LARGEST_SEED = 10**12  # with the step number it still fits the generators' 64 bits
 
 
@@ -67,6 +68,7 @@ class ADViTConfig:
     target_cells: int = option(1, "places per side of a patch with a density of their own, for density_target=filters")
     filter_levels: int = option(4, "wavelengths of the filters: 4 px, 8 px and so on, each twice the one before")
     least_change: float = option(0.01, "a smaller change of a filter, as a share of its value, is never judged")
+    factors: int = option(0, "at most this many factors of the whole image are taken off every place (filters)")
     target_dim: int = option(24, "whitened principal components kept of the patch pixels")
     density_hidden: int = option(0, "hidden width of the density network; 0 for linear heads")
     log_variance_floor: float = option(-7.0, "lower bound of the mixture's log-variances")
@@ -94,7 +96,8 @@ class ADViTConfig:
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")
-    near_share: float = option(1.0, "what a place's neighbourhood adds to its score counts this much, 0 to 1 (filters)")
+    most_deviation: float = option(0.0, "a number is judged as at most this many sd off its Gaussian; 0 for no limit")
+    near_share: float = option(1.0, "what a place's neighbourhoods add to its score counts this much, 0 to 1 (filters)")
     standardise: str = option("image", "unit of a map: statistics per position (position, shrunk), of images, or none")
     score_standardise: str = option("image", "unit of the map whose maximum is the image score: the same choices")
     mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")

@@ -46,12 +46,14 @@ def expected_nll(mixture: Mixture) -> Tensor:
     return (mixture.log_weight.exp() * (entropy - mixture.log_weight)).sum(dim=-1)
 
 
-def mixture_nll(target: Tensor, mixture: Mixture) -> Tensor:
+def mixture_nll(target: Tensor, mixture: Mixture, most_deviation: float = 0.0) -> Tensor:
     """Negative log-likelihood -log sum_k pi_k N(z; mu_k, diag var_k) of every patch, in nats.
 
     Args:
         target: z, ``(batch, N, D)``.
         mixture: parameters for the same patches.
+        most_deviation: of every number, (z - mu)^2 / var counts as at most this squared; 0 for no limit. One number
+            that is far out then does not outweigh all others, and a strong defect spreads less far around itself.
 
     Returns:
         ``(batch, N)``; all constants kept, so values of two models can be compared.
@@ -61,6 +63,7 @@ def mixture_nll(target: Tensor, mixture: Mixture) -> Tensor:
     Source: Bishop 1994, eq. 6 to 8; VT-ADL, eq. 5. Test: tests/test_eq_mdn.py
     """
     squared = (target[..., None, :] - mixture.mean).square() * torch.exp(-mixture.log_variance)
+    squared = squared.clamp(max=most_deviation**2) if most_deviation else squared
     per_component = -0.5 * (squared + mixture.log_variance + math.log(2 * math.pi)).sum(dim=-1)
     return -torch.logsumexp(mixture.log_weight + per_component, dim=-1)
 

@@ -15,7 +15,7 @@ from advit.mdn import Mixture, MixtureDensityNetwork, expected_nll, mixture_nll
 from advit.minimax_attention import Minimax
 from advit.patches import patchify, position_waves
 from advit.precision import full_precision
-from advit.targets import FilterTarget, PixelTarget
+from advit.targets import FilterTarget, PixelTarget, Unseen
 
 CHANNELS = 3
 
@@ -41,7 +41,7 @@ def density_target(config: ADViTConfig) -> PixelTarget | FilterTarget | None:
     if config.density_target == "filters":
         return FilterTarget(
             image_size=config.image_size, grid=config.grid, cells=config.target_cells, levels=config.filter_levels,
-            least_change=config.least_change,
+            least_change=config.least_change, factors=config.factors,
         )  # fmt: skip
     return None
 
@@ -141,9 +141,13 @@ class ADViT(nn.Module):
         mask: Tensor | None = None,
         noise: Tensor | None = None,
         minimax: Minimax | None = None,
+        unseen: Unseen | None = None,
     ) -> ADViTOutput:
-        """One pass. ``noise (batch, N, d)``: a draw of N(0, noise_sd^2), added in training mode only."""
-        target = self.target(images) if self.target is not None else None
+        """One pass. ``noise (batch, N, d)``: a draw of N(0, noise_sd^2), added in training mode only.
+
+        ``unseen``: of training images, for their targets.
+        """
+        target = self.target(images, unseen) if self.target is not None else None
         encoded, associations = self.encode(images, mask, target, minimax)
         target = full_precision(encoded).detach() if target is None else target
         features = encoded + noise if self.training and noise is not None else encoded
@@ -166,10 +170,11 @@ class ADViT(nn.Module):
         """The density's score of every place, ``(batch, N places)``: high where it is unlikely.
 
         -log p(z), in nats per dimension; with density_score="surprise" less what the mixture expects of it
-        (:func:`advit.mdn.expected_nll`). Of filters, z = (w, v), place and neighbourhood:
+        (:func:`advit.mdn.expected_nll`). No number of z counts as farther from a Gaussian's mean than most_deviation
+        of its sd. Of filters, z = (r, v), place and neighbourhoods:
 
-        -log p(w) - a log p(v | w), a = near_share: 0 for the place alone, which tells most sharply where a defect is,
-        1 for -log p(w, v), which finds faint ones.
+        -log p(r) - a log p(v | r), a = near_share: 0 for the place alone, which tells most sharply where a defect is,
+        1 for -log p(r, v), which finds faint ones.
 
         Chosen: the paper has one NLL per patch. Test: tests/test_model.py
         """
@@ -182,5 +187,5 @@ class ADViT(nn.Module):
         return (alone + share * (score - alone)) / (own + share * (target.shape[-1] - own))
 
     def _improbable(self, target: Tensor, mixture: Mixture) -> Tensor:
-        nll = mixture_nll(target, mixture)
+        nll = mixture_nll(target, mixture, self.config.most_deviation)
         return nll - expected_nll(mixture) if self.config.density_score == "surprise" else nll

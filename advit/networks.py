@@ -17,6 +17,7 @@ from advit.minimax_attention import Minimax
 from advit.model import ADViT
 from advit.patches import patchify
 from advit.precision import full_precision, to_device
+from advit.targets import FilterTarget, Unseen
 from advit.vt_adl import VTADL, public_patch_nll, vt_adl_loss
 
 SCORES = ("density", "reconstruction", "discrepancy", "association")
@@ -61,18 +62,17 @@ def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: i
         moved = augment(image.expand(FIT_COPIES, -1, -1, -1), config.shift, config.brightness, generator)
         return torch.cat([image, moved])
 
-    groups = (copies(i) for i in range(count))
-    if config.density_target == "filters":
-        target.fit(groups, (load([i]).float() / 255 for i in range(count)))
-    else:
-        target.fit(groups)
+    target.fit(copies(i) for i in range(count))
 
 
-def training_terms(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def training_terms(
+    network: nn.Module, images: Tensor, generator: torch.Generator, halves: Tensor | None = None
+) -> dict[str, Tensor]:
     """All terms of one training step; "total" is what is differentiated.
 
     total = 2 L_rec + lambda AD (its gradient reversed towards the series-association) + w NLL, with L_rec twice
-    whatever the phases, so that runs with and without them differ in nothing else.
+    whatever the phases, so that runs with and without them differ in nothing else. ``halves (batch,)``: the images'
+    indices modulo 2; their targets are then those of images not seen (:class:`advit.targets.Unseen`).
 
     Source: Anomaly Transformer, eq. 4 and 5; VT-ADL, eq. 6. Test: tests/test_eq_minimax.py
     """
@@ -85,8 +85,12 @@ def training_terms(network: nn.Module, images: Tensor, generator: torch.Generato
         mask = random_masks(config, batch, generator)
         judged = int(mask.sum()) * config.target_cells**2
         mask = to_device(mask, images.device)
+    unseen = None
+    if halves is not None and isinstance(network.target, FilterTarget):
+        size = (batch, n * config.target_cells**2, network.target.own)
+        unseen = Unseen(halves, to_device(torch.randn(size, generator=generator, dtype=images.dtype), images.device))
     minimax = Minimax(config.smoothing_eps, config.minimax, config.kernels)
-    out = network(images, mask, to_device(noise, images.device), minimax)
+    out = network(images, mask, to_device(noise, images.device), minimax, unseen)
     reconstruction, mse, similarity = reconstruction_loss(
         shrunk(images, config), out.reconstruction, config.mse_weight, config.ssim_weight
     )

@@ -15,11 +15,11 @@ PRESETS: dict[str, ADViTConfig] = {
     "quick": ADViTConfig(
         image_size=256, patch=16, dim=96, depth=3, heads=4, mlp_dim=192, sigma_max=8.0, bottleneck=128,
         decoder_width=16, reconstruction_scale=4, components=3, density_context="others", density_target="filters",
-        target_cells=2, filter_levels=3, least_change=0.02, density_hidden=128, log_variance_floor=-1.0,
+        target_cells=2, filter_levels=3, least_change=0.02, factors=128, density_hidden=128, log_variance_floor=-1.0,
         mask_blocks="4,all", minimax_lambda=0.001,
         epochs=300, max_steps=150, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
-        brightness=0.05, precision="auto", density_score="surprise", near_share=0.25, density_weight=20.0,
-        score_standardise="shrunk", score_sigma=8.0,
+        brightness=0.05, precision="auto", density_score="surprise", near_share=0.25,
+        most_deviation=8.0, density_weight=20.0, score_standardise="shrunk", score_sigma=8.0,
     ),
 }  # fmt: skip
 PRESETS["advit"] = replace(

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from advit.factors import IMAGES_PER_FACTOR, LIMIT, KeptImages, image_factors, without_factors
 from advit.filters import FilterBank, feature_count, window_rows
 from advit.moments import Moments, prior_strength, whitening
 from advit.patches import patchify
 
-NEAR = 1.0  # places: sd of the Gaussian around a place that makes its neighbourhood
+NEAR = (1.0, 2.0)  # places: sd of the Gaussians around a place that make its neighbourhoods
 RASTER, PLACES = "b d (gh i) (gw j)", "b (gh gw i j) d"  # of values per place: as they lie, and patch by patch
-LEAST_NEAR = 0.01  # of a white feature's variance: its mean over a neighbourhood is taken to vary that much at least
+LEAST_NEAR = 0.003  # of a white feature's variance: its mean over a neighbourhood is taken to vary that much at least
+
+
+class Unseen(NamedTuple):
+    """What lets targets of training images vary as those of new ones do (:class:`FilterTarget`).
+
+    ``halves (batch,)``: their indices modulo 2, in the order that they were fitted in. ``noise (batch, places, D)``: a
+    draw of N(0, 1), added to the features in units of the least change.
+    """
+
+    halves: Tensor
+    noise: Tensor
 
 
 class PixelTarget(nn.Module):
@@ -35,8 +48,8 @@ class PixelTarget(nn.Module):
         self.register_buffer("mean", torch.zeros(patch * patch * channels))
         self.register_buffer("whitening", torch.zeros(patch * patch * channels, target_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(batch, channel, H, H)`` images to ``(batch, N, D)`` targets."""
+    def forward(self, images: Tensor, unseen: Unseen | None = None) -> Tensor:
+        """``(batch, channel, H, H)`` images to ``(batch, N, D)`` targets, the same whatever ``unseen``."""
         with torch.autocast(images.device.type, enabled=False):  # W is large where the variance is small
             return (patchify(images, self.patch) - self.mean) @ self.whitening
 
@@ -63,7 +76,8 @@ class PixelTarget(nn.Module):
 
 
 class FilterTarget(nn.Module):
-    """z_u = (w_u, V s_u): filter features of each place u and of its neighbourhood, white among defect-free images.
+    """z_u = (r_u, V_1 s_u1, V_2 s_u2): filter features of each place u and of its neighbourhoods, white among
+    defect-free images.
 
     A patch has ``cells`` x ``cells`` places; a place's D features f_u are those of :class:`advit.filters.FilterBank`.
 
@@ -71,90 +85,150 @@ class FilterTarget(nn.Module):
       towards the mean covariance of all places (:func:`advit.moments.shrunk_covariance`, as strongly as suits held-out
       images), W_u W_u^T = C_u^-1. So |w_u|^2 is what the classical floor "per-position Gaussian of Gabor features"
       measures.
-    - s_u is the mean of w under a Gaussian of sd NEAR places around u. V, one for all places, makes it white. A faint
-      change that holds over a neighbourhood stands out from the mean, whose chance variation is smaller, a small strong
-      one from the place itself. V follows from images that the W in use has not seen (two halves).
+    - r_u = R (w_u - what the whole image explains of it, :func:`advit.factors.without_factors`). R, one for all places,
+      makes it white again.
+    - s_uj is the mean of r under a Gaussian of sd NEAR[j] places around u, every number taken as at most LIMIT sd. A
+      faint change that holds over a neighbourhood stands out from the mean, whose chance variation is smaller, a small
+      strong one from the place itself. V_j, one for all places, makes it white.
 
-    A mixture that has learnt nothing yet, one standard Gaussian at every place, is already this classical model, at two
-    scales.
+    Training images lie closer to their own mean, and more of them is explained by their own factors, than of new ones.
+    So R and V follow from images under m, W and factors of the half of the training images that they are not in, and
+    ``unseen`` gives a training image's target so: then the mixture learns how new images vary. It also adds the least
+    change as noise, or the mixture would learn to judge what C_u and R leave out.
+
+    A mixture that has learnt nothing yet, one standard Gaussian at every place, is already this classical model, at
+    three scales.
 
     Args:
         image_size: H. grid: patches along one side. cells: places along one side of a patch. levels: of the filters.
-        least_change: sd of a (logarithmic) feature that is added to what training images show.
+        least_change: sd of a (logarithmic) feature that is added to what training images show. factors: of the whole
+        image, at most; no more than one for IMAGES_PER_FACTOR training images.
 
-    ``own`` is D, ``width`` that of the whole target, 2 D.
+    ``own`` is D, ``width`` that of the whole target, 3 D.
 
     Chosen: the paper does not say what its density describes. Test: tests/test_eq_targets.py
     """
 
-    def __init__(self, *, image_size: int, grid: int, cells: int, levels: int, least_change: float) -> None:
+    def __init__(
+        self, *, image_size: int, grid: int, cells: int, levels: int, least_change: float, factors: int
+    ) -> None:
         super().__init__()
         self.least_change = least_change
         side, self.own = grid * cells, feature_count(levels)
-        self.cells, self.width = cells, 2 * self.own
+        self.cells, self.width = cells, (1 + len(NEAR)) * self.own
         self.bank = FilterBank(image_size=image_size, grid=side, levels=levels)
         self.register_buffer("mean", torch.zeros(side**2, self.own))
         self.register_buffer("whitening", torch.zeros(side**2, self.own, self.own))
-        self.register_buffer("near", torch.eye(self.own))
-        self.register_buffer("window", window_rows(side, side, NEAR).real.float(), persistent=False)
+        self.register_buffer("factors", torch.zeros(factors, side**2 * self.own))
+        self.register_buffer("half_mean", torch.zeros(2, side**2, self.own), persistent=False)
+        self.register_buffer("half_whitening", torch.zeros(2, side**2, self.own, self.own), persistent=False)
+        self.register_buffer("half_factors", torch.zeros(2, factors, side**2 * self.own), persistent=False)
+        self.register_buffer("again", torch.eye(self.own))
+        self.register_buffer("near", torch.eye(self.own).repeat(len(NEAR), 1, 1))
+        windows = torch.stack([window_rows(side, side, spread).real.float() for spread in NEAR])
+        self.register_buffer("windows", windows, persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
         """``(batch, channel, H, H)`` images to ``(batch, N cells^2, D)``; the places of a patch follow each other."""
         return self._places(self.bank(images))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 2 D)`` targets: w, then V s."""
-        with torch.autocast(images.device.type, enabled=False):
-            w = torch.einsum("bud,ude->bue", self.features(images) - self.mean, self.whitening)
-            return torch.cat([w, self.neighbourhood(w) @ self.near], dim=-1)
+    def forward(self, images: Tensor, unseen: Unseen | None = None) -> Tensor:
+        """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 3 D)`` targets: r, then V_1 s_1 and V_2 s_2.
 
-    def neighbourhood(self, w: Tensor) -> Tensor:
-        """s_u of ``w (batch, N cells^2, D)``: Gaussian means over the places around each, cut at the border."""
-        grid = len(self.window) // self.cells
+        ``unseen``: of training images; each is then taken under the statistics of the other half.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            f = self.features(images)
+            if unseen is None:
+                r = self._residual(f, self.mean, self.whitening, self.factors)
+            else:
+                f = f + self.least_change * unseen.noise
+                stats = zip(self.half_mean, self.half_whitening, self.half_factors, strict=True)
+                even, odd = (self._residual(f, *other) for other in stats)
+                r = torch.where(unseen.halves[:, None, None] == 0, odd, even)
+            r = r @ self.again
+            return torch.cat([r, *(s @ v for s, v in zip(self.neighbourhoods(r), self.near, strict=True))], dim=-1)
+
+    @staticmethod
+    def _residual(f: Tensor, mean: Tensor, whitening: Tensor, factors: Tensor) -> Tensor:
+        return without_factors(torch.einsum("bud,ude->bue", f - mean, whitening), factors)
+
+    def neighbourhoods(self, r: Tensor) -> list[Tensor]:
+        """Every s_u of ``r (batch, N cells^2, D)``: Gaussian means over the places around each, cut at the border."""
+        grid = self.windows.shape[-1] // self.cells
         sizes = {"gh": grid, "gw": grid, "i": self.cells, "j": self.cells}
-        return self._places(self.window @ rearrange(w, f"{PLACES} -> {RASTER}", **sizes) @ self.window.T)
+        raster = rearrange(r.clamp(-LIMIT, LIMIT), f"{PLACES} -> {RASTER}", **sizes)
+        return [self._places(window @ raster @ window.T) for window in self.windows]
 
     def _places(self, raster: Tensor) -> Tensor:
         return rearrange(raster, f"{RASTER} -> {PLACES}", i=self.cells, j=self.cells)
 
     @torch.no_grad()
-    def fit(self, groups: Iterable[Tensor], images: Iterable[Tensor] = ()) -> None:
-        """Set m and W from defect-free images, then V, in float64. Features of all images would take too much memory.
+    def fit(self, groups: Iterable[Tensor]) -> None:
+        """Set m and W from defect-free images, then the factors, R and V, in float64.
+
+        With fewer than four images there are no factors, and R = V = I. Of more than MOST_KEPT images, factors, R and V
+        follow from a part; features of all would take too much memory.
 
         Args:
             groups: one batch per image: the image itself, then changed copies of it, all of which count as one.
-            images: the same images again, one per batch. Without them, or with fewer than four, V = I.
         """
         halves = [[Moments(*self.mean.shape, self.mean.device) for _ in range(2)] for _ in range(2)]
+        kept = KeptImages()
         for i, pictures in enumerate(groups):
-            for j, f in enumerate(self.features(pictures.to(self.bank.opponent.dtype)).double()):
+            found = self.features(pictures.to(self.bank.opponent.dtype))
+            kept.offer(i, found[:2])
+            for j, f in enumerate(found.double()):
                 halves[i % 2][0].add(f)
                 if j == 0:
                     halves[i % 2][1].add(f)
         changed, plain = zip(*halves, strict=True)
         strength = prior_strength(changed, plain, self.least_change)
-        if min(m.count for m in plain) >= 2:
-            seen = [
-                (changed[k].mean, whitening(changed[k], plain[k].count, strength, self.least_change)) for k in (1, 0)
-            ]
-            self._fit_near(images, seen)
-        every = changed[0] + changed[1]
+        every, count = changed[0] + changed[1], plain[0].count + plain[1].count
         self.mean.copy_(every.mean)
-        count = plain[0].count + plain[1].count
         self.whitening.copy_(whitening(every, count, strength, self.least_change))
+        if min(m.count for m in plain) < 2:
+            self.half_mean.copy_(self.mean)
+            self.half_whitening.copy_(self.whitening)
+            return
+        for half, (moments, images) in enumerate(halves):
+            self.half_mean[half] = moments.mean
+            self.half_whitening[half] = whitening(moments, images.count, strength, self.least_change)
+        self._fit_rest([kept.of_half(half) for half in (0, 1)])
 
-    def _fit_near(self, images: Iterable[Tensor], seen: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Set V: V V^T is the inverse of E[s s^T] over all places of images, its eigenvalues at least LEAST_NEAR.
+    def _fit_rest(self, kept: Sequence[Tensor]) -> None:
+        """Set all factors, R and V from features ``(images, pictures, places, D)`` of either half.
 
-        Each image is taken under mean and W of the half it is not in.
+        R = (E[r r^T] + l^2 E[W^T W])^(-1/2), r under R = I of images and their copies, l the least change; V_j V_j is
+        the inverse of E[s_j s_j^T], of images alone, its eigenvalues at least LEAST_NEAR.
         """
-        total, count = torch.zeros(self.own, self.own, dtype=torch.float64, device=self.mean.device), 0
-        for i, image in enumerate(images):
-            mean, whiten = seen[i % 2]
-            f = self.features(image.to(self.bank.opponent.dtype)).double()
-            w = torch.einsum("bud,ude->bue", f - mean, whiten)
-            s = self.neighbourhood(w.to(self.window.dtype)).double().flatten(0, 1)
-            total, count = total + s.T @ s, count + len(s)
-        if count:
-            values, vectors = torch.linalg.eigh(total / count)
-            self.near.copy_(vectors @ torch.diag(values.clamp_min(LEAST_NEAR).rsqrt()) @ vectors.T)
+        most, none = len(self.factors), self.factors[:0]
+        count = min(most, sum(map(len, kept)) // IMAGES_PER_FACTOR)
+        pictures = [part.flatten(0, 1) for part in kept]
+        w = self._residual(torch.cat(pictures), self.mean, self.whitening, none)
+        self.factors.copy_(image_factors(w, count, most))
+        residuals = []
+        for half in (0, 1):
+            stats = self.half_mean[half], self.half_whitening[half]
+            self.half_factors[half] = image_factors(self._residual(pictures[half], *stats, none), count, most)
+        for half in (0, 1):
+            other = (x[1 - half] for x in (self.half_mean, self.half_whitening, self.half_factors))
+            residuals.append(self._residual(pictures[half], *other).view_as(kept[half]))
+        least = self.least_change**2 * torch.einsum("uda,udb->ab", *[self.whitening.double()] * 2) / len(self.whitening)
+        self.again.copy_(inverse_root(mean_square(residuals) + least, 0.0))
+        found = [self.neighbourhoods(r[:, 0] @ self.again) for r in residuals]
+        for v, means in zip(self.near, zip(*found, strict=True), strict=True):
+            v.copy_(inverse_root(mean_square(means), LEAST_NEAR))
+
+
+def mean_square(parts: Iterable[Tensor]) -> Tensor:
+    """E[x x^T] of all vectors ``(..., D)`` in all parts, in float64."""
+    rows = [x.flatten(0, -2) for x in parts]
+    total = sum(part.double().T @ part.double() for x in rows for part in x.split(65536))
+    return total / sum(len(x) for x in rows)
+
+
+def inverse_root(covariance: Tensor, least: float) -> Tensor:
+    """C^(-1/2), the symmetric one, of a covariance whose eigenvalues are taken to be at least ``least``."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors @ torch.diag(values.clamp_min(least).rsqrt()) @ vectors.T
