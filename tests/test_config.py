@@ -94,6 +94,8 @@ SQUARES = "sides from 1 to 8, not all alone, as 1,2,all."
         ({"reconstruction_scale": 2.0}, "reconstruction_scale must be int, got 2.0."),
         ({"standardise": "shrink"}, "standardise='shrink': must be one of shrunk, position, image, none. "
          "Did you mean 'shrunk'?"),
+        ({"factors": 513}, "factors=513: must be at most 512."),
+        ({"most_deviation": -1.0}, "most_deviation=-1.0: must be a finite number, zero or more."),
         ({"near_share": 1.5}, "top_share and near_share must be at most 1."),
         ({"density_target": "filters", "filter_levels": 1},
          "filter_levels=1: the longest wavelength, 4 px, must be 8 px or more and fit into image_size=512."),

@@ -33,6 +33,26 @@ def test_nll_against_scipy():
             assert nll[b, i].item() == pytest.approx(-math.log(density), rel=1e-10)
 
 
+def test_a_number_counts_as_at_most_so_many_sd_off_by_loops():
+    m, z, most = mixture(), 6 * torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)).double(), 2.5
+    found, limited = mixture_nll(z, m, most), 0
+    for b in range(2):
+        for i in range(3):
+            likelihood = 0.0
+            for k in range(4):
+                log = m.log_weight[b, i, k].item()
+                for j in range(5):
+                    away = (z[b, i, j] - m.mean[b, i, k, j]).item() / math.exp(0.5 * m.log_variance[b, i, k, j])
+                    limited += abs(away) > most
+                    log -= 0.5 * (min(away**2, most**2) + m.log_variance[b, i, k, j].item() + math.log(2 * math.pi))
+                likelihood += math.exp(log)
+            assert found[b, i].item() == pytest.approx(-math.log(likelihood), rel=1e-10)
+    assert 0 < limited < 120
+    assert torch.equal(mixture_nll(z, m, 0.0), mixture_nll(z, m)) and torch.equal(
+        mixture_nll(z, m, 1e3), mixture_nll(z, m)
+    )
+
+
 def test_one_component_is_a_gaussian_with_all_constants():
     d, v = 3, math.log(0.25)
     m = Mixture(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, d), torch.full((1, 1, 1, d), v))

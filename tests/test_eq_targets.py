@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from advit import targets
 from advit.augment import augment
 from advit.config import ADViTConfig, with_options
+from advit.factors import without_factors
 from advit.filters import feature_count
 from advit.moments import STRENGTHS, Moments, prior_strength
-from advit.networks import build_network, fit_target
-from advit.targets import LEAST_NEAR, FilterTarget, PixelTarget
+from advit.networks import build_network, fit_target, training_terms
+from advit.targets import LEAST_NEAR, NEAR, FilterTarget, PixelTarget, Unseen
 
 FEATURES = feature_count(4)
 
@@ -60,16 +62,20 @@ def textures(n, size=32, seed=0):
     return (0.2 + 0.6 * colour + 0.4 * (strength[0] * noise + strength[1] * coarse)).clamp(0, 1).double()
 
 
-def filter_target(size=32, grid=2, cells=1):
-    return FilterTarget(image_size=size, grid=grid, cells=cells, levels=4, least_change=0.01).double()
+def filter_target(size=32, grid=2, cells=1, factors=0):
+    return FilterTarget(image_size=size, grid=grid, cells=cells, levels=4, least_change=0.01, factors=factors).double()
 
 
-def test_filter_targets_are_white_at_every_place_among_many_images():
+def place_alone(target, x):
+    """W_u^T (f_u - m_u), before anything else, of every image."""
+    return torch.einsum("bud,ude->bue", target.features(x) - target.mean, target.whitening)
+
+
+def test_filter_features_are_white_at_every_place_among_many_images():
     target, x = filter_target(), textures(500)
     target.fit(x[i : i + 1] for i in range(500))
-    z = target(x).numpy()
-    assert z.shape == (500, 4, 2 * FEATURES)
-    z = z[..., :FEATURES]
+    assert target(x).shape == (500, 4, 3 * FEATURES)
+    z = place_alone(target, x).numpy()
     assert np.abs(z.mean(axis=0)).max() < 1e-9
     covariance = []
     for u in range(4):  # but for the variance of 0.01^2 that every feature is taken to have besides its own
@@ -96,7 +102,7 @@ def test_filter_statistics_are_numpys_and_the_target_s_length_is_the_mahalanobis
     mean, covariance = by_numpy(target.features(x).numpy())
     assert np.allclose(target.mean.numpy(), mean, atol=1e-9)
     new = textures(3, seed=5)
-    z, away = target(new)[..., :FEATURES].numpy(), target.features(new).numpy() - mean
+    z, away = target(new)[..., :FEATURES].numpy(), target.features(new).numpy() - mean  # R = I with so few images
     for u in range(16):
         inverse, w = np.linalg.inv(covariance[u]), target.whitening[u].numpy()
         assert np.allclose(w @ w.T, inverse, rtol=1e-6, atol=1e-6 * np.abs(inverse).max())
@@ -158,51 +164,141 @@ def test_places_that_are_alike_share_their_statistics_and_others_do_not():
     assert prior_strength(*halves(alike[:3]), least=0.01) == 6  # too few images to choose
 
 
-def neighbourhoods_by_loops(w, side, cells):
-    """Gaussian means, sd 1 place, of the vectors of one image ``(places, D)`` around each place."""
+def neighbourhoods_by_loops(r, side, cells, spread):
+    """Gaussian means of the vectors of one image ``(places, D)`` around each place, no number beyond 3."""
     place = {}
     for u in range(side**2):
         patch, within = divmod(u, cells**2)
         row, column = divmod(patch, side // cells)
         place[u] = (row * cells + within // cells, column * cells + within % cells)
-    found = np.zeros_like(w)
-    for u, (r, c) in place.items():
-        weight = {v: np.exp(-0.5 * ((y - r) ** 2 + (x - c) ** 2)) for v, (y, x) in place.items()}
-        found[u] = sum(share * w[v] for v, share in weight.items()) / sum(weight.values())
+    found, r = np.zeros_like(r), r.clip(-3, 3)
+    for u, (row, c) in place.items():
+        weight = {v: np.exp(-0.5 * ((y - row) ** 2 + (x - c) ** 2) / spread**2) for v, (y, x) in place.items()}
+        found[u] = sum(share * r[v] for v, share in weight.items()) / sum(weight.values())
     return found
 
 
 @pytest.mark.parametrize("size, grid, cells", [(32, 2, 1), (48, 3, 2), (64, 8, 1), (32, 1, 1)])
-def test_the_mean_of_a_neighbourhood_by_loops(size, grid, cells):
+def test_the_means_of_neighbourhoods_by_loops(size, grid, cells):
     target = filter_target(size, grid, cells)
-    w = torch.randn(2, (grid * cells) ** 2, FEATURES, generator=torch.Generator().manual_seed(0)).double()
-    found = target.neighbourhood(w)
-    for i in range(2):  # the window's weights are float32
-        assert np.allclose(found[i], neighbourhoods_by_loops(w[i].numpy(), grid * cells, cells), atol=1e-6)
+    r = 2 * torch.randn(2, (grid * cells) ** 2, FEATURES, generator=torch.Generator().manual_seed(0)).double()
+    assert r.abs().max() > 3
+    for found, spread in zip(target.neighbourhoods(r), NEAR, strict=True):
+        for i in range(2):  # the window's weights are float32
+            assert np.allclose(found[i], neighbourhoods_by_loops(r[i].numpy(), grid * cells, cells, spread), atol=1e-6)
 
 
-def test_neighbourhoods_are_white_among_images_that_the_whitening_has_not_seen():
-    target, x = filter_target(size=48, grid=3, cells=2), textures(10, size=48)
-    target.fit(x.split(1), x.split(1))
-    f = target.features(x)
-    strength, rows = prior_strength(*halves(f), least=0.01), []
-    for i in range(10):
-        mean, covariance = by_numpy(f[1 - i % 2 :: 2].numpy(), 5, strength)
-        away = f[i].numpy() - mean
-        w = np.stack([np.linalg.cholesky(np.linalg.inv(c)).T @ v for c, v in zip(covariance, away, strict=True)])
-        rows.append(neighbourhoods_by_loops(w, 6, 2))
-    s, v = np.concatenate(rows), target.near.numpy()
-    values, vectors = np.linalg.eigh(s.T @ s / len(s))
-    assert np.allclose(v, vectors @ np.diag(values.clip(LEAST_NEAR) ** -0.5) @ vectors.T, rtol=1e-4, atol=1e-4)
-    own = target(x)[..., :FEATURES]
-    assert torch.equal(target(x)[..., FEATURES:], target.neighbourhood(own) @ target.near)
+def factors_by_numpy(w, count):
+    """Leading right singular vectors of pictures ``(n, places, D)``."""
+    return np.linalg.svd(w.reshape(len(w), -1), full_matrices=False)[2][:count]
+
+
+def unexplained(w, axes):
+    flat = w.reshape(len(w), -1)
+    return (flat - flat.clip(-3, 3) @ axes.T @ axes).reshape(w.shape)
+
+
+def whitened_by_numpy(f, mean, covariance):
+    roots = [np.linalg.cholesky(np.linalg.inv(c)) for c in covariance]
+    return np.stack([(f[:, u] - mean[u]) @ roots[u] for u in range(f.shape[1])], axis=1)
+
+
+def root(covariance, least=0.0):
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors @ np.diag(values.clip(least) ** -0.5) @ vectors.T
+
+
+@pytest.mark.parametrize("most, count", [(0, 0), (2, 2), (9, 3)])
+def test_factors_r_and_v_are_numpys_of_the_half_that_an_image_is_not_in(most, count):
+    """12 images, each with two copies; a factor for 4 images, ``most`` at most."""
+    target, x = filter_target(size=48, grid=3, cells=2, factors=most), textures(12, size=48)
+    groups = [torch.stack([i, 0.95 * i, 1.03 * i]) for i in x]
+    target.fit(groups)
+    f = torch.stack([target.features(g) for g in groups])
+    plain = [moments(f[h::2, 0]) for h in (0, 1)]
+    strength = prior_strength([moments(f[h::2].flatten(0, 1)) for h in (0, 1)], plain, 0.01)
+    f, stats, axes = f.numpy(), [], []
+    for h in (0, 1):
+        stats.append(by_numpy(f[h::2].reshape(18, 36, FEATURES), 6, strength))
+        axes.append(factors_by_numpy(whitened_by_numpy(f[h::2, :2].reshape(12, 36, FEATURES), *stats[h]), count))
+    two = f[:, :2]
+    r = np.stack([unexplained(whitened_by_numpy(two[i], *stats[1 - i % 2]), axes[1 - i % 2]) for i in range(12)])
+    least = np.mean([0.01**2 * w.numpy().T @ w.numpy() for w in target.whitening], axis=0)
+    again = root(np.einsum("ipud,ipue->de", r, r) / (12 * 2 * 36) + least)
+    assert np.allclose(target.again, again, rtol=1e-5, atol=1e-6)
+    for j, spread in enumerate(NEAR):
+        s = np.concatenate([neighbourhoods_by_loops(i @ again, 6, 2, spread) for i in r[:, 0]])
+        v = root(s.T @ s / len(s), LEAST_NEAR)
+        assert np.allclose(target.near[j], v, rtol=1e-3, atol=1e-3 * np.abs(v).max())
+
+    w = place_alone(target, torch.cat([g[:2] for g in groups]))
+    every = factors_by_numpy(w.numpy(), count)
+    kept = target.factors.numpy()
+    assert np.allclose(kept[:count].T @ kept[:count], every.T @ every, atol=1e-8) and not kept[count:].any()
+    z, new = target(textures(2, size=48, seed=5)), place_alone(target, textures(2, size=48, seed=5)).numpy()
+    assert np.allclose(z[..., :FEATURES], unexplained(new, every) @ target.again.numpy(), atol=1e-6)
+    for j, s in enumerate(target.neighbourhoods(z[..., :FEATURES])):
+        assert torch.allclose(z[..., (1 + j) * FEATURES : (2 + j) * FEATURES], s @ target.near[j])
+
+
+def test_the_target_of_a_training_image_follows_from_the_half_that_it_is_not_in(monkeypatch):
+    """With the least change as noise; PixelTarget, which has nothing to leave out, does not look at it."""
+    monkeypatch.setattr(targets, "prior_strength", lambda *_: 24.0)  # one number that follows from both halves
+    x = textures(8, size=48)
+    others = [x.clone(), x.clone()]
+    for h in (0, 1):
+        others[h][h::2] = textures(4, size=48, seed=9 + h)  # the images of one half are exchanged
+    none, noise = torch.zeros(1, 36, FEATURES).double(), torch.randn(1, 36, FEATURES).double()
+    found = {}
+    for name, data in {"all": x, "even": others[0], "odd": others[1]}.items():
+        target = filter_target(size=48, grid=3, cells=2, factors=2)
+        target.fit(data.split(1))
+        target.again.copy_(torch.eye(FEATURES))  # R is of both halves
+        found[name] = [target(x[i : i + 1], Unseen(torch.tensor([i % 2]), none))[..., :FEATURES] for i in (0, 1)]
+    assert torch.allclose(found["even"][0], found["all"][0]) and torch.allclose(found["odd"][1], found["all"][1])
+    assert not torch.allclose(found["odd"][0], found["all"][0]) and not torch.allclose(
+        found["even"][1], found["all"][1]
+    )
+    noisy = target(x[:1], Unseen(torch.tensor([0]), noise))[..., :FEATURES] - found["odd"][0]
+    flat = torch.einsum("bud,ude->bue", 0.01 * noise, target.half_whitening[1])
+    before = torch.einsum("bud,ude->bue", target.features(x[:1]) - target.half_mean[1], target.half_whitening[1])
+    axes = target.half_factors[1]
+    assert torch.allclose(noisy, without_factors(before + flat, axes) - without_factors(before, axes), atol=1e-9)
+    pixels = PixelTarget(patch=4, channels=3, target_dim=5).double()
+    pixels.fit([x])
+    assert torch.equal(pixels(x, Unseen(torch.arange(8) % 2, noise)), pixels(x))
+
+
+def test_training_takes_targets_as_of_images_not_seen(monkeypatch):
+    """The indices modulo 2 and a draw of N(0, 1) reach the target, from a step's generator."""
+    network, seen = fitted_network(), []
+    inner = network.target.forward
+    monkeypatch.setattr(network.target, "forward", lambda x, unseen=None: seen.append(unseen) or inner(x, unseen))
+    x, halves = textures(2).double(), torch.tensor([1, 0])
+    training_terms(network.train(), x, torch.Generator().manual_seed(0), halves)
+    training_terms(network.train(), x, torch.Generator().manual_seed(0), halves)
+    training_terms(network.train(), x, torch.Generator().manual_seed(0))
+    assert torch.equal(seen[0].halves, halves) and seen[0].noise.shape == (2, 16, FEATURES) and seen[2] is None
+    assert torch.equal(seen[0].noise, seen[1].noise) and abs(seen[0].noise.std() - 1) < 0.1
+
+
+def test_training_targets_vary_as_those_of_new_images_and_more_than_seen_ones():
+    """Mean square of r: about 1 of training images under the other half, less of the same ones as if they were new."""
+    x = textures(80, size=48)
+    target = filter_target(size=48, grid=3, cells=2, factors=20)
+    target.fit(x[:40].split(1))
+    noise = torch.randn(40, 36, FEATURES, generator=torch.Generator().manual_seed(0)).double()
+    crossed = target(x[:40], Unseen(torch.arange(40) % 2, noise))[..., :FEATURES].square().mean()
+    seen, new = (target(part)[..., :FEATURES].square().mean() for part in (x[:40], x[40:]))
+    assert crossed == pytest.approx(1, abs=0.05)
+    assert seen < 0.8 * new and abs(new - crossed) < abs(new - seen)
 
 
 def test_a_faint_change_of_a_neighbourhood_stands_out_from_its_mean():
     """Against the spread among unseen images, a change of all places of a region is longer in V s than in w."""
     x = textures(60, size=64) * 0.2 + 0.4
     target = filter_target(size=64, grid=8)
-    target.fit(x[:50].split(1), x[:50].split(1))
+    target.fit(x[:50].split(1))
     changed = x[50:].clone()
     changed[..., 16:48, 16:48] = 0.9 * changed[..., 16:48, 16:48]
     inner = [8 * row + column for row in (3, 4) for column in (3, 4)]
@@ -243,7 +339,7 @@ def test_places_of_a_patch_follow_each_other_row_by_row():
         assert moved[:, 4 * (3 * 0 + 2) + 1].max() < 0.002 * moved.max()  # the far corner
 
 
-def fitted(target_of="filters", seed=0, **options):
+def fitted_network(target_of="filters", seed=0, **options):
     config = with_options(
         ADViTConfig(),
         dict(image_size=32, patch=8, dim=8, depth=1, heads=1, mlp_dim=8, bottleneck=4, components=1, target_dim=6,
@@ -252,7 +348,11 @@ def fitted(target_of="filters", seed=0, **options):
     pixels = (textures(3) * 255).to(torch.uint8)
     network = build_network(config, 0)
     fit_target(network, lambda indices: pixels[indices], 3, seed)
-    return network.target, pixels.float() / 255
+    return network
+
+
+def fitted(*args, **options):
+    return fitted_network(*args, **options).target, (textures(3) * 255).to(torch.uint8).float() / 255
 
 
 def test_filters_are_fitted_to_each_image_and_five_changed_copies_of_it():

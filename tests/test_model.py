@@ -150,7 +150,7 @@ def test_every_place_of_a_patch_has_a_density_of_its_own():
     network.target.fit([IMAGES])
     out = network(IMAGES)
     assert out.nll.shape == (2, 16 * 4) and out.nll.isfinite().all()
-    assert network.target(IMAGES).shape == (2, 64, 2 * FEATURES)
+    assert network.target(IMAGES).shape == (2, 64, 3 * FEATURES)
     values = by_place(torch.arange(6).view(2, 3), network.config)
     assert values.tolist() == [[0] * 4 + [1] * 4 + [2] * 4, [3] * 4 + [4] * 4 + [5] * 4]
 
@@ -172,8 +172,11 @@ def test_only_hidden_places_are_trained_on_and_by_their_nll_whatever_the_score()
 
 @pytest.mark.parametrize("score", ["nll", "surprise"])
 def test_the_score_is_that_of_the_place_and_a_share_of_what_its_neighbourhood_adds(score):
-    """By loops in float64: -log p(w) - a log p(v | w), per dimension; the surprise is that less what is expected."""
-    network = filtering(**CELLS, density_score=score)
+    """By loops in float64: -log p(r) - a log p(v | r), per dimension; the surprise is that less what is expected.
+
+    No number counts as more than 1.5 sd off.
+    """
+    network = filtering(**CELLS, density_score=score, most_deviation=1.5)
     with torch.no_grad():
         encoded, _ = network.encode(IMAGES)
         target, mixture = network.target(IMAGES), network.density(encoded)
@@ -190,15 +193,15 @@ def test_the_score_is_that_of_the_place_and_a_share_of_what_its_neighbourhood_ad
             log, entropy = log_w, -log_w
             for d in range(count):
                 squared = (values[d] - mean[k][d]) ** 2 * math.exp(-log_variance[k][d])
-                log -= 0.5 * (squared + log_variance[k][d] + math.log(2 * math.pi))
+                log -= 0.5 * (min(squared, 1.5**2) + log_variance[k][d] + math.log(2 * math.pi))
                 entropy += 0.5 * (1 + math.log(2 * math.pi) + log_variance[k][d])
             likelihood, expected = likelihood + math.exp(log), expected + math.exp(log_w) * entropy
         return -math.log(likelihood) - (expected if score == "surprise" else 0)
 
-    alone, both = improbable(FEATURES), improbable(2 * FEATURES)
+    alone, both = improbable(FEATURES), improbable(3 * FEATURES)
     assert abs(alone - both) > 1
     for share, value in found.items():
-        expected = (alone + share * (both - alone)) / (FEATURES * (1 + share))
+        expected = (alone + share * (both - alone)) / (FEATURES * (1 + 2 * share))
         assert value == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
@@ -251,7 +254,7 @@ def test_encoded_features_do_not_depend_on_what_a_hidden_patch_holds(cells):
     mask = torch.zeros(2, 16, dtype=torch.bool)
     mask[:, [2, 5, 11]] = True
     target, pixels = network.target(IMAGES), IMAGES.clone().view(2, 3, 4, 8, 4, 8)
-    features = target.clone().view(2, 16, n, 2 * FEATURES)
+    features = target.clone().view(2, 16, n, 3 * FEATURES)
     features[..., FEATURES:] += 7
     for patch in (2, 5, 11):
         pixels[:, :, patch // 4, :, patch % 4] = 1 - pixels[:, :, patch // 4, :, patch % 4]
