@@ -36,7 +36,11 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
             axes[1].set_title("the mixtures' means")
         else:
             draw_map(figure, axes[1], steps.miss, "squared distance from\nthe mean, per dimension", NLL_COLOURS)
-        draw_map(figure, axes[2], steps.effective_components, f"effective Gaussians,\nof {k}", COUNT_COLOURS, (1, k))
+        if k > 1:
+            draw_map(figure, axes[2], steps.effective_components, f"effective Gaussians,\nof {k}", COUNT_COLOURS, (1, k))
+        else:
+            spread = steps.log_variance.mean(axis=(-2, -1))
+            draw_map(figure, axes[2], spread, "log-variance of the\nGaussian, mean", COUNT_COLOURS)
         draw_map(figure, axes[3], steps.nll, f"{steps.score} per\ndimension, nats", NLL_COLOURS)
         later = {"standardised\n(in sd of training)": steps.standardised, "upsampled": steps.upsampled}
         later["smoothed"] = steps.smoothed

@@ -62,11 +62,13 @@ def test_steps_show_every_array(expected):
     assert surprised.axes[3].get_title() == "surprise per\ndimension, nats"
 
 
-def test_one_gaussian_alone_has_a_scale_too():
+def test_of_one_gaussian_alone_its_log_variance_is_shown():
     s = steps(False)
-    figure = steps_figure(replace(s, weight=np.ones((4, 4, 1)), mean=s.mean[:, :, :1]), threshold=0.7)
+    one = replace(s, weight=np.ones((4, 4, 1)), mean=s.mean[:, :, :1], log_variance=s.log_variance[:, :, :1])
+    figure = steps_figure(one, threshold=0.7)
     figure.canvas.draw()
-    assert np.all(figure.axes[2].images[0].get_array() == 1)
+    assert np.allclose(figure.axes[2].images[0].get_array(), s.log_variance[:, :, 0].mean(axis=-1))
+    assert figure.axes[2].get_title() == "log-variance of the\nGaussian, mean"
 
 
 def test_words_for_decisions_lie_side_by_side_on_the_page():
