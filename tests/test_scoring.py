@@ -145,8 +145,8 @@ def density_by_loops(net, image):
                             likelihood += math.exp(log + 50)
                             own = 0.5 * sum(1 + math.log(2 * math.pi) + v for v in spread[u][k])
                             entropy += math.exp(weight[u][k]) * (own - weight[u][k])
-                        nll[at] += (50 - math.log(likelihood)) / (2 * FEATURES) / len(sets)
-                        expected[at] += entropy / (2 * FEATURES) / len(sets)
+                        nll[at] += (50 - math.log(likelihood)) / (3 * FEATURES) / len(sets)
+                        expected[at] += entropy / (3 * FEATURES) / len(sets)
     return nll, expected
 
 
