@@ -91,7 +91,7 @@ def test_shapes_and_effective_components():
 def test_filters_have_places_in_every_patch_and_the_mixture_of_the_first_set():
     detector = detector_of(**FILTERS)
     steps = density_steps(detector, IMAGES[0], MASK)
-    assert steps.weight.shape == (8, 8, 3) and steps.mean.shape == steps.log_variance.shape == (8, 8, 3, 2 * FEATURES)
+    assert steps.weight.shape == (8, 8, 3) and steps.mean.shape == steps.log_variance.shape == (8, 8, 3, 3 * FEATURES)
     assert steps.nll.shape == steps.miss.shape == steps.standardised.shape == (8, 8) and steps.expected is None
     network, x = detector.network, IMAGES[:1].float() / 255
     first = scoring_masks(network.config, torch.Generator().manual_seed(0))[0]
