@@ -37,7 +37,8 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
         else:
             draw_map(figure, axes[1], steps.miss, "squared distance from\nthe mean, per dimension", NLL_COLOURS)
         if k > 1:
-            draw_map(figure, axes[2], steps.effective_components, f"effective Gaussians,\nof {k}", COUNT_COLOURS, (1, k))
+            title = f"effective Gaussians,\nof {k}"
+            draw_map(figure, axes[2], steps.effective_components, title, COUNT_COLOURS, (1, k))
         else:
             spread = steps.log_variance.mean(axis=(-2, -1))
             draw_map(figure, axes[2], spread, "log-variance of the\nGaussian, mean", COUNT_COLOURS)
