@@ -70,8 +70,8 @@ class ADViT(nn.Module):
 
     Chosen, where the paper is silent: with ``density_context="others"`` the patches in ``mask`` are replaced
     by a learned token, so that the density of a patch follows from the other patches alone (but for the filters of its
-    neighbours, whose windows reach into it). With "self" it
-    follows from the patch's own features, after the noise, and its target is the feature vector without
+    neighbours, whose windows reach into it, and for the factors of the whole image, which are taken off all). With
+    "self" it follows from the patch's own features, after the noise, and its target is the feature vector without
     noise and without gradient. The position embedding is learned, but starts from waves: from small random numbers
     the encoder takes thousands of steps to find a patch's neighbours. With filters as the density's target a patch is
     embedded with its own filter features besides its pixels (not with those of its neighbourhood, which would tell of a

@@ -101,8 +101,8 @@ class FilterTarget(nn.Module):
 
     Args:
         image_size: H. grid: patches along one side. cells: places along one side of a patch. levels: of the filters.
-        least_change: sd of a (logarithmic) feature that is added to what training images show. factors: of the whole
-        image, at most; no more than one for IMAGES_PER_FACTOR training images.
+        least_change: sd of a (logarithmic) feature that is added to what training images show.
+        factors: of the whole image, at most; no more than one for IMAGES_PER_FACTOR training images.
 
     ``own`` is D, ``width`` that of the whole target, 3 D.
 
@@ -165,7 +165,7 @@ class FilterTarget(nn.Module):
 
     @torch.no_grad()
     def fit(self, groups: Iterable[Tensor]) -> None:
-        """Set m and W from defect-free images, then the factors, R and V, in float64.
+        """Set m and W from defect-free images, in float64, then factors, R and V, from products summed in float64.
 
         With fewer than four images there are no factors, and R = V = I. Of more than MOST_KEPT images, factors, R and V
         follow from a part; features of all would take too much memory.
