@@ -21,6 +21,7 @@ from advit.store import make_spec, require_runs, stored_record
 from advit.tables import FULL_NAMES, MAIN_KEYS, METRIC_KEYS
 
 MEAN = "mean"
+PASTED_SIZE = 256
 
 
 def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:
@@ -64,13 +65,15 @@ def compare(
     Args:
         floors: with the classical floors of :mod:`advit.baselines` as further variants, of seed 0.
         pasted: judge on validation sets made of the training images alone (:mod:`advit.pasted`); no test image is
-            opened, which is what a choice between variants needs.
+            opened, which is what a choice between variants needs. They are of PASTED_SIZE pixels, or of the largest
+            image size of a variant.
 
     Test: tests/test_comparison.py
     """
     chosen = [open_category(root, name) for name in categories]
     if pasted:
-        roots = [pasted_root(category, store, progress=progress) for category in chosen]
+        size = max(PASTED_SIZE, *(config.image_size for config in variants.values()))
+        roots = [pasted_root(category, store, size=size, progress=progress) for category in chosen]
         chosen = [open_category(place, category.name) for place, category in zip(roots, chosen, strict=True)]
     digests = [data_digest(category) for category in chosen]
     specs = [
