@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors import safe_open
 from tqdm.auto import tqdm
 
+from advit.allocator import keep_freed_memory
 from advit.calibration import held_out
 from advit.config import ADViTConfig
 from advit.data import open_category
@@ -256,7 +257,7 @@ def steps_logged(folder: Path) -> int:
 def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with their parent, however it ends; what has not begun is dropped on an error."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=begin_worker)
     try:
         yield pool
     except BaseException:
@@ -265,6 +266,12 @@ def worker_pool(count: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def begin_worker() -> None:
+    """What every worker begins with."""
+    keep_freed_memory()
+    end_with_parent()
 
 
 def end_with_parent() -> None:

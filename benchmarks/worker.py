@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from advit.allocator import keep_freed_memory
 from benchmarks.attention import CASES as ATTENTION
 from benchmarks.timing import peak_rss
 from benchmarks.training import CASES as TRAINING
@@ -29,4 +30,5 @@ def measure(case: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     print(json.dumps(measure(sys.argv[1], json.loads(sys.argv[2]))))

@@ -146,6 +146,20 @@ def test_variants_are_trained_once_and_judged_on_test_images_or_on_pasted_ones(r
     assert len(list(store.glob("gear-seed0-*/metrics.json"))) == 4
 
 
+@pytest.mark.parametrize("largest, size", [(32, 256), (512, 512)])
+def test_pasted_defects_are_as_large_as_the_closest_look(root, tmp_path, monkeypatch, largest, size):
+    class Stop(Exception):
+        pass
+
+    def asked(category, store, *, size, progress):
+        raise Stop(size)
+
+    monkeypatch.setattr(comparison, "pasted_root", asked)
+    variants = {"tiny": TINY, "close": with_options(TINY, {"image_size": largest})}
+    with pytest.raises(Stop, match=f"^{size}$"):
+        compare(root, ["gear"], variants, [0], tmp_path, CPU, pasted=True)
+
+
 def test_floors_are_further_variants_of_seed_0(root, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison.Profile, "floor_size", 32)
     monkeypatch.setattr("advit.floors.METHODS", {"nothing": lambda train, test: torch.rand(len(test), 32, 32).numpy()})

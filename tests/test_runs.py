@@ -16,6 +16,7 @@ import advit.cli as cli
 import advit.config as config
 import advit.presets as presets
 from advit.calibration import held_out
+from advit.data import open_category
 from advit.synthetic import write_dataset
 
 TINY = config.with_options(
@@ -299,6 +300,20 @@ def test_a_plain_folder_of_good_images_trains_and_localizes(data, tmp_path, caps
     assert "no test images" in capsys.readouterr().out
     image = data / "gear" / "test" / "crack" / "000.png"
     assert cli.main(["localize", str(out), str(image), "--out", str(tmp_path / "f"), "--quiet"]) == 0
+
+
+def test_train_says_so_where_photographs_show_more_than_is_looked_at(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "CLOSER", config.with_options(TINY, dict(image_size=128)))
+    (tmp_path / "large").mkdir()
+    for i, size in enumerate([(64, 64), (160, 200), (300, 160)]):
+        Image.new("RGB", size).save(tmp_path / "large" / f"{i}.png")
+    large, small = open_category(tmp_path, "large"), open_category(data, "gear")
+    cli.print_closer(small, TINY)
+    cli.print_closer(large, config.with_options(TINY, dict(image_size=96)))
+    assert capsys.readouterr().err == ""
+    cli.print_closer(large, TINY)
+    said = capsys.readouterr().err
+    assert "large has photographs of 160 px, and 64 px are looked at" in said and "at 128 px" in said
 
 
 @pytest.mark.parametrize(
