@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Let glibc keep what is freed, for the rest of the process; True if it will.
 
     By default it gives much of it back, and the system hands it out again page by page, each cleared: nine tenths of
-    the page faults of a training run. Values are the same, and so is the largest memory, which was needed anyway.
-    Elsewhere than on glibc, and where a variable ``MALLOC_...`` of the environment says otherwise, nothing happens.
+    the page faults of a training run. Values are the same, the largest memory a few hundredths more. Elsewhere than on
+    glibc, and where a variable ``MALLOC_...`` of the environment says otherwise, nothing happens.
 
     Chosen: PyTorch's tuning guide advises the same, or another allocator. Test: tests/test_allocator.py
     """
