@@ -11,15 +11,16 @@ ON_HEAP = 2**25  # bytes of one block, the most that glibc takes: larger ones st
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, for the rest of the process; True if it will.
+    """Let glibc keep what is freed, for the rest of the process; True if it accepts.
 
     By default it gives much of it back, and the system hands it out again page by page, each cleared: nine tenths of
     the page faults of a training run. Values are the same, the largest memory a few hundredths more. Elsewhere than on
-    glibc, and where a variable ``MALLOC_...`` of the environment says otherwise, nothing happens.
+    glibc, and where the environment says otherwise (``MALLOC_...``, ``GLIBC_TUNABLES``), nothing happens.
 
     Chosen: PyTorch's tuning guide advises the same, or another allocator. Test: tests/test_allocator.py
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if tuned or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
