@@ -13,7 +13,7 @@ from advit.config import ADViTConfig, parse_options, with_options
 from advit.data import data_digest, open_category
 from advit.errors import ConfigError
 from advit.floors import floor_table
-from advit.pasted import pasted_root
+from advit.pasted import PASTED_SIZE, pasted_root
 from advit.presets import preset
 from advit.profiles import Profile
 from advit.stats import paired
@@ -21,7 +21,6 @@ from advit.store import make_spec, require_runs, stored_record
 from advit.tables import FULL_NAMES, MAIN_KEYS, METRIC_KEYS
 
 MEAN = "mean"
-PASTED_SIZE = 256
 
 
 def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:

@@ -34,6 +34,7 @@ VISIBLE = 8.0  # grey levels: a smaller change is no defect
 SPECK = 1e-4  # share of the image: a smaller piece of a defect is left unmarked
 GAP = 3  # px: gaps in a defect up to twice as wide are closed
 DRAWS = 40
+PASTED_SIZE = 256  # px of the side, unless asked otherwise
 MOST_HELD = 40  # images: more would only cost time
 LEAST_SPREAD = 10.0  # grey levels: strength is in units of the image's sd, which is taken to be no smaller
 
@@ -163,7 +164,9 @@ def paste(
     raise DataError(f"{2 * DRAWS} draws of {kind} on an image were all too small or too large to be a defect.")
 
 
-def paste_category(category: Category, out: Path, *, size: int = 256, seed: int = 0, progress: bool = True) -> Path:
+def paste_category(
+    category: Category, out: Path, *, size: int = PASTED_SIZE, seed: int = 0, progress: bool = True
+) -> Path:
     """Write the validation set of a category in the layout of MVTec AD to ``out / category.name``; returns that folder.
 
     Every fifth training image is held out (of more than 200, 40): once as it is (``test/good``), once with each kind
@@ -213,7 +216,9 @@ def paste_category(category: Category, out: Path, *, size: int = 256, seed: int 
     return folder
 
 
-def pasted_root(category: Category, store: Path, *, size: int = 256, seed: int = 0, progress: bool = True) -> Path:
+def pasted_root(
+    category: Category, store: Path, *, size: int = PASTED_SIZE, seed: int = 0, progress: bool = True
+) -> Path:
     """Root of the validation set of a category, made once under ``store`` and found again by content.
 
     Test: tests/test_pasted.py

@@ -137,7 +137,7 @@ def study_parts(folder: Path) -> tuple[str, str]:
         cells["best floor, by each metric"] = [" / ".join(f"{v:.3f}" for v in best.loc[c]) for c in cells["category"]]
     first = mine[mine["variant"] == mine["variant"].iloc[0]]
     minutes = sorted(first["seconds"] / 60)
-    times = f"{minutes[0]:.1f} to {minutes[-1]:.1f} minutes of training on {made['device']}"
+    times = f"{minutes[0]:.1f} to {minutes[-1]:.1f} minutes of training (first column) on {made['device']}"
     judged = "defects pasted on training images" if made["pasted"] else "test images"
     seeds = ", ".join(map(str, made["seeds"]))
     sentence = (
