@@ -23,8 +23,9 @@ CHOICES = {
 }
 
 
-MOST = {"filter_levels": 16, "factors": 512, "depth": 1000, "mask_draws": 1000}  # else endless
-MOST |= {"map_sigma": 512, "score_sigma": 512}
+MOST = {  # else endless
+    "filter_levels": 16, "factors": 512, "depth": 1000, "mask_draws": 1000, "map_sigma": 512, "score_sigma": 512,
+}  # fmt: skip
 LARGEST_SEED = 10**12  # with the step number it still fits the generators' 64 bits
 
 

@@ -16,8 +16,11 @@ from advit.checkpoint import load_checkpoint, save_checkpoint
 from advit.config import ADViTConfig
 from advit.errors import CheckpointError, TrainingError
 from advit.scoring import fine_side, image_scores, pixel_maps, score_images
+from advit.similarity import lone_images, thumbnail
+from advit.targets import FOLDS, FilterTarget
 
 CALIBRATION = "calibration.safetensors"
+LEAST_JUDGED, MOST_JUDGED = 20, 200  # training images that set the thresholds
 PARTS = {
     "density": ("density",),
     "reconstruction": ("reconstruction",),
@@ -114,8 +117,8 @@ def calibrate(
 
     ``wanted``: scores to standardise besides those of the configured map.
 
-    The standardisers use all of them. The thresholds are set on those ``kept_out`` of training (on all, if there are
-    none), each of them judged by the statistics of all other images, as a new image would be.
+    The standardisers use all of them. The thresholds are set on images judged as new ones would be
+    (:func:`judged_as_new`).
 
     Raises:
         TrainingError: if the weights give a score that is not finite.
@@ -131,18 +134,56 @@ def calibrate(
                 f"Training ended in weights whose {name} scores are not finite. Lower the step with --set "
                 "learning_rate=... or --set gradient_clip=1, and train again into an empty folder."
             )
-    judging = {name: scores[name] for name in needed}
-    judged = [judge_by_others(network, judging, i) for i in kept_out or range(count)]
+    judged = judged_as_new(network, load, {name: scores[name] for name in needed}, kept_out, device)
     highest = decision_threshold(np.array([j.maps.max() for j in judged]))
     threshold = decision_threshold(np.concatenate([j.scores for j in judged]))
     return Detector(network, *standards_of(scores, config), highest, threshold)
 
 
-def judge_by_others(network: nn.Module, scores: dict[str, np.ndarray], index: int) -> Judged:
-    """Map and score of one image under the statistics of all others (its own, if there is no other)."""
+def judged_as_new(
+    network: nn.Module, load: Callable[[list[int]], Tensor], scores: dict[str, np.ndarray], kept_out: list[int],
+    device: torch.device,
+) -> list[Judged]:  # fmt: skip
+    """Maps and scores of training images, each as if it were a new one.
+
+    Judged are the images ``kept_out`` of training and, if the score is the density of filters, the others too, with the
+    target's statistics of the folds that each is not in (:class:`advit.targets.FilterTarget`); without either, all.
+    Images of which another one shows nearly the same (:func:`advit.similarity.lone_images`) are not new to those
+    statistics and left out, unless fewer than LEAST_JUDGED would remain. Of more than MOST_JUDGED, a part, evenly.
+
+    Test: tests/test_detector.py
+    """
+    count = len(next(iter(scores.values())))
+    used = sorted(set(range(count)) - set(kept_out))
+    target = getattr(network, "target", None)
+    crossed = network.config.score == "density" and isinstance(target, FilterTarget) and target.crossed
+    candidates = range(count) if crossed or not kept_out else kept_out
+    alone = lone_images(np.stack([thumbnail(load([i])[0]) for i in range(count)]))
+    chosen = [i for i in candidates if alone[i]]
+    if len(chosen) < LEAST_JUDGED:
+        chosen = list(candidates)
+    chosen = chosen[:: -(-len(chosen) // MOST_JUDGED)]
+    again = [i for i in chosen if crossed and i not in set(kept_out)]
+    if not again:
+        return [judge_by_others(network, scores, i) for i in chosen]
+    folds = torch.tensor([used.index(i) % FOLDS for i in again])
+    crossed_scores = score_images(
+        network, lambda rows: load([again[j] for j in rows]), len(again), device=device, wanted=scores, folds=folds
+    )
+    own = {i: {k: v[j : j + 1] for k, v in crossed_scores.items()} for j, i in enumerate(again)}
+    return [judge_by_others(network, scores, i, own.get(i)) for i in chosen]
+
+
+def judge_by_others(
+    network: nn.Module, scores: dict[str, np.ndarray], index: int, own: dict[str, np.ndarray] | None = None
+) -> Judged:
+    """Map and score of one image under the statistics of all others (its own, if there is no other).
+
+    ``own``: what is judged, if not the image's own part of ``scores``.
+    """
     others = {k: np.delete(v, index, axis=0) if len(v) > 1 else v for k, v in scores.items()}
     detector = Detector(network, *standards_of(others, network.config), 0.0, 0.0)
-    return detector.judge_scores({k: v[index : index + 1] for k, v in scores.items()})
+    return detector.judge_scores(own or {k: v[index : index + 1] for k, v in scores.items()})
 
 
 def standards_of(

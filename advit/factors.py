@@ -47,21 +47,21 @@ def without_factors(w: Tensor, factors: Tensor) -> Tensor:
 
 
 class KeptImages:
-    """Features of up to MOST_KEPT images and a changed copy of each, evenly from all, with the half each belongs to."""
+    """Features of up to MOST_KEPT images and a changed copy of each, evenly from all, with the fold each belongs to."""
 
-    def __init__(self) -> None:
+    def __init__(self, folds: int) -> None:
         self.features: list[tuple[int, Tensor]] = []
-        self.step = 1
+        self.folds, self.step = folds, 1
 
     def offer(self, index: int, features: Tensor) -> None:
-        """Keep ``features (1 or 2, places, D)`` of the image ``index``, or not: pairs of images, every step-th."""
-        if index // 2 % self.step:
+        """Keep ``features (1 or 2, places, D)`` of the image ``index``, or not: every step-th group, one of a fold."""
+        if index // self.folds % self.step:
             return
         self.features.append((index, features))
         if len(self.features) > MOST_KEPT:
             self.step *= 2
-            self.features = [(i, f) for i, f in self.features if i // 2 % self.step == 0]
+            self.features = [(i, f) for i, f in self.features if i // self.folds % self.step == 0]
 
-    def of_half(self, half: int) -> Tensor:
-        """``(images, pictures, places, D)`` of the images with an even (0) or odd (1) index."""
-        return torch.stack([f for i, f in self.features if i % 2 == half])
+    def of_fold(self, fold: int) -> Tensor:
+        """``(images, pictures, places, D)`` of the images of one fold."""
+        return torch.stack([f for i, f in self.features if i % self.folds == fold])

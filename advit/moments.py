@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -55,25 +56,28 @@ def whitening(moments: Moments, images: int, strength: float, least: float) -> T
     return torch.linalg.cholesky(torch.linalg.inv(shrunk_covariance(moments, images, strength, least)))
 
 
-def prior_strength(changed: Sequence[Moments], plain: Sequence[Moments], least: float) -> float:
-    """The a of :func:`shrunk_covariance`, in images, under which each half of the training images is likeliest.
+def total(parts: Sequence[Moments], but: int | None = None) -> Moments:
+    """Moments of all parts together, or of all but one of them."""
+    return reduce(Moments.__add__, [m for k, m in enumerate(parts) if k != but and m.count])
 
-    1/2 tr(C^-1 S) + 1/2 log det C, averaged over places, both ways: C from one half's pictures (``changed``: with
-    their copies), S the other half's images (``plain``) about the first half's mean. With fewer than four images a
-    is the number of features.
+
+def prior_strength(others: Sequence[tuple[Moments, int]], folds: Sequence[Moments], least: float) -> float:
+    """The a of :func:`shrunk_covariance`, in images, under which every fold of the training images is likeliest.
+
+    1/2 tr(C^-1 S) + 1/2 log det C, averaged over places and folds: C from the pictures of all other folds and the
+    number of their images (``others``), S from the fold's images (``folds``) about the others' mean. Without ``others``
+    a is the number of features.
 
     Test: tests/test_eq_targets.py
     """
-    width = changed[0].mean.shape[1]
-    if min(m.count for m in plain) < 2:
-        return float(width)
+    width = folds[0].mean.shape[1]
 
     def loss(strength: float) -> float:
-        total = 0.0
-        for fitted, own, other in ((changed[0], plain[0], plain[1]), (changed[1], plain[1], plain[0])):
-            factor = torch.linalg.cholesky(shrunk_covariance(fitted, own.count, strength, least))
-            fit = torch.cholesky_solve(other.about(fitted.mean), factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-            total += (0.5 * fit + factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)).mean().item()
-        return total
+        found = 0.0
+        for (fitted, images), fold in zip(others, folds, strict=True):
+            factor = torch.linalg.cholesky(shrunk_covariance(fitted, images, strength, least))
+            fit = torch.cholesky_solve(fold.about(fitted.mean), factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+            found += (0.5 * fit + factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)).mean().item()
+        return found
 
-    return min((width * share for share in STRENGTHS), key=loss)
+    return min((width * share for share in STRENGTHS), key=loss) if others else float(width)

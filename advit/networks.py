@@ -66,13 +66,13 @@ def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: i
 
 
 def training_terms(
-    network: nn.Module, images: Tensor, generator: torch.Generator, halves: Tensor | None = None
+    network: nn.Module, images: Tensor, generator: torch.Generator, folds: Tensor | None = None
 ) -> dict[str, Tensor]:
     """All terms of one training step; "total" is what is differentiated.
 
     total = 2 L_rec + lambda AD (its gradient reversed towards the series-association) + w NLL, with L_rec twice
-    whatever the phases, so that runs with and without them differ in nothing else. ``halves (batch,)``: the images'
-    indices modulo 2; their targets are then those of images not seen (:class:`advit.targets.Unseen`).
+    whatever the phases, so that runs with and without them differ in nothing else. ``folds (batch,)``: of the
+    images; their targets are then those of images not seen (:class:`advit.targets.Unseen`).
 
     Source: Anomaly Transformer, eq. 4 and 5; VT-ADL, eq. 6. Test: tests/test_eq_minimax.py
     """
@@ -86,9 +86,9 @@ def training_terms(
         judged = int(mask.sum()) * config.target_cells**2
         mask = to_device(mask, images.device)
     unseen = None
-    if halves is not None and isinstance(network.target, FilterTarget):
+    if folds is not None and isinstance(network.target, FilterTarget):
         size = (batch, n * config.target_cells**2, network.target.own)
-        unseen = Unseen(halves, to_device(torch.randn(size, generator=generator, dtype=images.dtype), images.device))
+        unseen = Unseen(folds, to_device(torch.randn(size, generator=generator, dtype=images.dtype), images.device))
     minimax = Minimax(config.smoothing_eps, config.minimax, config.kernels)
     out = network(images, mask, to_device(noise, images.device), minimax, unseen)
     reconstruction, mse, similarity = reconstruction_loss(

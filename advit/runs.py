@@ -90,6 +90,7 @@ def train_run(
         progress=progress,
         probe=discrepancy_probe(category.test, test, device) if study and config.model == "advit" else None,
     )
+    require_kept(out)
     note_training(out, code, device, time.monotonic() - start)
     start = time.monotonic()
     label = "calibrate" if progress else ""
@@ -149,6 +150,7 @@ def finish(
         else:
             result = evaluate(detector, category.test, test, device, progress)
             record |= result.metrics
+        record["decisions"] = count_decisions(category, result.scores, detector.threshold)
         write_scores(out / SCORES_CSV, category, result, detector.threshold)
         if pictures:
             sheet = contact_sheet(category, test, result, detector.threshold, detector.map_threshold)
@@ -280,6 +282,21 @@ def write_scores(path: Path, category: Category, result: Evaluation, threshold: 
             [sample.path.relative_to(category.root).as_posix(), sample.defect, *score_cells(score, threshold)]
         )
     write_text(path, text.getvalue())
+
+
+def count_decisions(category: Category, scores: np.ndarray, threshold: float) -> dict[str, int]:
+    """How many defect-free test images are said to be anomalous (false alarms), and how many anomalous ones are found.
+
+    Test: tests/test_runs.py
+    """
+    alarms = {False: 0, True: 0}
+    for sample, score in zip(category.test, scores, strict=True):
+        alarms[sample.is_anomalous] += bool(score > threshold)
+    anomalous = sum(s.is_anomalous for s in category.test)
+    return {
+        "good": len(category.test) - anomalous, "false_alarms": alarms[False],
+        "anomalous": anomalous, "found": alarms[True],
+    }  # fmt: skip
 
 
 def score_cells(score: float | np.floating, threshold: float) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from advit.masks import scoring_masks
 from advit.networks import SCORES, by_place, patch_scores
 from advit.patches import patch_map_to_pixels
 from advit.precision import unit_images
+from advit.targets import Unseen
 
 
 def shift_offsets(patch: int, shifts: int) -> list[int]:
@@ -31,13 +33,18 @@ def fine_side(config: ADViTConfig) -> int:
 
 @torch.inference_mode()
 def score_batch(
-    network: nn.Module, images: Tensor, seed: int = 0, wanted: Collection[str] = SCORES
+    network: nn.Module,
+    images: Tensor,
+    seed: int = 0,
+    wanted: Collection[str] = SCORES,
+    unseen: Unseen | None = None,
 ) -> dict[str, Tensor]:
     """Scores of ``images (batch, 3, H, H)`` on the fine grid: ``(batch, G, G)`` each.
 
     With density_context="others" the density of a patch is read where that patch was masked, its discrepancy where
     it was not (its query is then its own); the other scores are averaged over the masks. The masks follow from ``seed``
     alone and are the same for every image, so a score does not depend on the batch an image came in.
+    ``unseen``: of images that the target was fitted to; they are then scored as new ones are.
 
     Test: tests/test_scoring.py
     """
@@ -49,7 +56,7 @@ def score_batch(
             # The content moves by -offset, so that patch centres lie at +offset in the image's own frame.
             moved = translate(images, [(-dy, -dx)] * len(images))
             total: dict[str, Tensor] = {}
-            for scores, share in _passes(network, moved, generator, wanted):
+            for scores, share in _passes(network, moved, generator, wanted, unseen):
                 for name, value in scores.items():
                     value = value if value.shape[-1] == places else by_place(value, config)
                     total[name] = total.get(name, 0) + value.float() * share[name]
@@ -59,15 +66,18 @@ def score_batch(
     return {k: rearrange(torch.stack([p[k] for p in parts]), weave, **sizes, cx=sizes["cy"]) for k in parts[0]}
 
 
-def _passes(network: nn.Module, images: Tensor, generator: torch.Generator, wanted: Collection[str]):
+def _passes(
+    network: nn.Module, images: Tensor, generator: torch.Generator, wanted: Collection[str], unseen: Unseen | None
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """Scores of every pass over a batch, and each score's share in the sum."""
     config = network.config
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+        fitted = getattr(network, "target", None)
+        target = None if fitted is None else fitted(images, unseen)  # the same in every pass
         if config.density_context != "others" or config.model == "vt_adl":
-            yield patch_scores(network, images, None, wanted), dict.fromkeys(SCORES, 1.0)
+            yield patch_scores(network, images, None, wanted, target), dict.fromkeys(SCORES, 1.0)
             return
         masks = torch.cat(scoring_masks(config, generator)).to(images.device)
-        target = network.target(images) if network.target is not None else None  # the same in every pass
         hidden, shown = (by_place(m, config) / by_place(m, config).sum(dim=0).clamp_min(1) for m in (masks, ~masks))
         for i, mask in enumerate(masks):
             share = dict.fromkeys(SCORES, 1 / len(masks)) | {"density": hidden[i], "discrepancy": shown[i]}
@@ -81,6 +91,7 @@ def score_images(
     *,
     device: torch.device,
     wanted: Collection[str] = SCORES,
+    folds: Tensor | None = None,
     batch: int = 16,
     progress: str = "",
 ) -> dict[str, np.ndarray]:
@@ -88,6 +99,7 @@ def score_images(
 
     Args:
         load: indices to a uint8 batch ``(batch, 3, H, H)``.
+        folds: ``(count,)``, of images that the target was fitted to; each is scored as a new one is.
         progress: label of a progress bar; none if empty.
     """
     network.eval()
@@ -95,7 +107,8 @@ def score_images(
     for start in tqdm(range(0, count, batch), desc=progress, unit="batch", disable=not progress):
         pixels = load(list(range(start, min(start + batch, count))))
         images = unit_images(pixels, device, network.config.precision)
-        for name, value in score_batch(network, images, wanted=wanted).items():
+        unseen = None if folds is None else Unseen(folds[start : start + batch])
+        for name, value in score_batch(network, images, wanted=wanted, unseen=unseen).items():
             found.setdefault(name, []).append(value.cpu().numpy())
     return {name: np.concatenate(values) for name, values in found.items()}
 

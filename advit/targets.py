@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from advit.factors import IMAGES_PER_FACTOR, LIMIT, KeptImages, image_factors, without_factors
 from advit.filters import FilterBank, feature_count, window_rows
-from advit.moments import Moments, prior_strength, whitening
+from advit.moments import Moments, prior_strength, total, whitening
 from advit.patches import patchify
 
+FOLDS = 4  # parts of the training images; each is judged by the statistics of the others
+LEAST_IMAGES = 4  # fewer have no statistics of others
 NEAR = (1.0, 2.0)  # places: sd of the Gaussians around a place that make its neighbourhoods
 RASTER, PLACES = "b d (gh i) (gw j)", "b (gh gw i j) d"  # of values per place: as they lie, and patch by patch
 LEAST_NEAR = 0.003  # of a white feature's variance: its mean over a neighbourhood is taken to vary that much at least
@@ -22,12 +24,12 @@ LEAST_NEAR = 0.003  # of a white feature's variance: its mean over a neighbourho
 class Unseen(NamedTuple):
     """What lets targets of training images vary as those of new ones do (:class:`FilterTarget`).
 
-    ``halves (batch,)``: their indices modulo 2, in the order that they were fitted in. ``noise (batch, places, D)``: a
-    draw of N(0, 1), added to the features in units of the least change.
+    ``folds (batch,)``, on the CPU: their indices modulo FOLDS, in the order that they were fitted in. ``noise (batch,
+    places, D)``: a draw of N(0, 1), added to the features in units of the least change; None for none.
     """
 
-    halves: Tensor
-    noise: Tensor
+    folds: Tensor
+    noise: Tensor | None = None
 
 
 class PixelTarget(nn.Module):
@@ -92,9 +94,10 @@ class FilterTarget(nn.Module):
       strong one from the place itself. V_j, one for all places, makes it white.
 
     Training images lie closer to their own mean, and more of them is explained by their own factors, than of new ones.
-    So R and V follow from images under m, W and factors of the half of the training images that they are not in, and
-    ``unseen`` gives a training image's target so: then the mixture learns how new images vary. It also adds the least
-    change as noise, or the mixture would learn to judge what C_u and R leave out.
+    So the training images are dealt into FOLDS folds. R and V follow from images under m, W and factors of the folds
+    that they are not in, and ``unseen`` gives a training image's target so: then the mixture learns how new images
+    vary, and a threshold follows from all of them. In training the least change is added as noise, or the mixture would
+    learn to judge what C_u and R leave out.
 
     A mixture that has learnt nothing yet, one standard Gaussian at every place, is already this classical model, at
     three scales.
@@ -120,11 +123,11 @@ class FilterTarget(nn.Module):
         self.register_buffer("mean", torch.zeros(side**2, self.own))
         self.register_buffer("whitening", torch.zeros(side**2, self.own, self.own))
         self.register_buffer("factors", torch.zeros(factors, side**2 * self.own))
-        self.register_buffer("half_mean", torch.zeros(2, side**2, self.own), persistent=False)
-        self.register_buffer("half_whitening", torch.zeros(2, side**2, self.own, self.own), persistent=False)
-        self.register_buffer("half_factors", torch.zeros(2, factors, side**2 * self.own), persistent=False)
+        for name in ("mean", "whitening", "factors"):  # of all images but those of a fold
+            self.register_buffer(f"other_{name}", torch.stack([getattr(self, name)] * FOLDS), persistent=False)
         self.register_buffer("again", torch.eye(self.own))
         self.register_buffer("near", torch.eye(self.own).repeat(len(NEAR), 1, 1))
+        self.crossed = False  # whether it holds statistics of all images but a fold's: not if read from a checkpoint
         windows = torch.stack([window_rows(side, side, spread).real.float() for spread in NEAR])
         self.register_buffer("windows", windows, persistent=False)
 
@@ -135,23 +138,23 @@ class FilterTarget(nn.Module):
     def forward(self, images: Tensor, unseen: Unseen | None = None) -> Tensor:
         """``(batch, channel, H, H)`` images to ``(batch, N cells^2, 3 D)`` targets: r, then V_1 s_1 and V_2 s_2.
 
-        ``unseen``: of training images; each is then taken under the statistics of the other half.
+        ``unseen``: of training images; each is then taken under the statistics of the folds that it is not in.
         """
         with torch.autocast(images.device.type, enabled=False):
-            f = self.features(images)
-            if unseen is None:
-                r = self._residual(f, self.mean, self.whitening, self.factors)
-            else:
-                f = f + self.least_change * unseen.noise
-                stats = zip(self.half_mean, self.half_whitening, self.half_factors, strict=True)
-                even, odd = (self._residual(f, *other) for other in stats)
-                r = torch.where(unseen.halves[:, None, None] == 0, odd, even)
-            r = r @ self.again
+            r = self._residual(self.features(images), unseen) @ self.again
             return torch.cat([r, *(s @ v for s, v in zip(self.neighbourhoods(r), self.near, strict=True))], dim=-1)
 
-    @staticmethod
-    def _residual(f: Tensor, mean: Tensor, whitening: Tensor, factors: Tensor) -> Tensor:
-        return without_factors(torch.einsum("bud,ude->bue", f - mean, whitening), factors)
+    def _residual(self, f: Tensor, unseen: Unseen | None) -> Tensor:
+        """r under R = I of features ``(batch, places, D)``."""
+        if unseen is None:
+            return without_factors(whitened(f, self.mean, self.whitening), self.factors)
+        if unseen.noise is not None:
+            f = f + self.least_change * unseen.noise
+        r = torch.empty_like(f)
+        for k, rows in enumerate((unseen.folds == k).nonzero()[:, 0].to(f.device) for k in range(FOLDS)):
+            w = whitened(f[rows], self.other_mean[k], self.other_whitening[k])
+            r[rows] = without_factors(w, self.other_factors[k])
+        return r
 
     def neighbourhoods(self, r: Tensor) -> list[Tensor]:
         """Every s_u of ``r (batch, N cells^2, D)``: Gaussian means over the places around each, cut at the border."""
@@ -167,53 +170,52 @@ class FilterTarget(nn.Module):
     def fit(self, groups: Iterable[Tensor]) -> None:
         """Set m and W from defect-free images, in float64, then factors, R and V, from products summed in float64.
 
-        With fewer than four images there are no factors, and R = V = I. Of more than MOST_KEPT images, factors, R and V
-        follow from a part; features of all would take too much memory.
+        With fewer than LEAST_IMAGES images there are no factors, and R = V = I. Of more than MOST_KEPT images, factors,
+        R and V follow from a part; features of all would take too much memory.
 
         Args:
             groups: one batch per image: the image itself, then changed copies of it, all of which count as one.
         """
-        halves = [[Moments(*self.mean.shape, self.mean.device) for _ in range(2)] for _ in range(2)]
-        kept = KeptImages()
+        folds = [[Moments(*self.mean.shape, self.mean.device) for _ in range(2)] for _ in range(FOLDS)]
+        kept = KeptImages(FOLDS)
         for i, pictures in enumerate(groups):
             found = self.features(pictures.to(self.bank.opponent.dtype))
             kept.offer(i, found[:2])
             for j, f in enumerate(found.double()):
-                halves[i % 2][0].add(f)
+                folds[i % FOLDS][0].add(f)
                 if j == 0:
-                    halves[i % 2][1].add(f)
-        changed, plain = zip(*halves, strict=True)
-        strength = prior_strength(changed, plain, self.least_change)
-        every, count = changed[0] + changed[1], plain[0].count + plain[1].count
+                    folds[i % FOLDS][1].add(f)
+        changed, plain = zip(*folds, strict=True)
+        every, count = total(changed), sum(m.count for m in plain)
+        others = [(total(changed, but=k), count - plain[k].count) for k in range(FOLDS) if count >= LEAST_IMAGES]
+        strength = prior_strength(others, plain, self.least_change)
         self.mean.copy_(every.mean)
         self.whitening.copy_(whitening(every, count, strength, self.least_change))
-        if min(m.count for m in plain) < 2:
-            self.half_mean.copy_(self.mean)
-            self.half_whitening.copy_(self.whitening)
-            return
-        for half, (moments, images) in enumerate(halves):
-            self.half_mean[half] = moments.mean
-            self.half_whitening[half] = whitening(moments, images.count, strength, self.least_change)
-        self._fit_rest([kept.of_half(half) for half in (0, 1)])
+        self.other_mean.copy_(self.mean)
+        self.other_whitening.copy_(self.whitening)
+        for k, (moments, images) in enumerate(others):
+            self.other_mean[k] = moments.mean
+            self.other_whitening[k] = whitening(moments, images, strength, self.least_change)
+        self.crossed = bool(others)
+        if others:
+            self._fit_rest([kept.of_fold(k) for k in range(FOLDS)])
 
     def _fit_rest(self, kept: Sequence[Tensor]) -> None:
-        """Set all factors, R and V from features ``(images, pictures, places, D)`` of either half.
+        """Set all factors, R and V from features ``(images, pictures, places, D)`` of every fold.
 
         R = (E[r r^T] + l^2 E[W^T W])^(-1/2), r under R = I of images and their copies, l the least change; V_j V_j is
         the inverse of E[s_j s_j^T], of images alone, its eigenvalues at least LEAST_NEAR.
         """
-        most, none = len(self.factors), self.factors[:0]
+        most, pictures = len(self.factors), [part.flatten(0, 1) for part in kept]
         count = min(most, sum(map(len, kept)) // IMAGES_PER_FACTOR)
-        pictures = [part.flatten(0, 1) for part in kept]
-        w = self._residual(torch.cat(pictures), self.mean, self.whitening, none)
-        self.factors.copy_(image_factors(w, count, most))
+        self.factors.copy_(image_factors(whitened(torch.cat(pictures), self.mean, self.whitening), count, most))
         residuals = []
-        for half in (0, 1):
-            stats = self.half_mean[half], self.half_whitening[half]
-            self.half_factors[half] = image_factors(self._residual(pictures[half], *stats, none), count, most)
-        for half in (0, 1):
-            other = (x[1 - half] for x in (self.half_mean, self.half_whitening, self.half_factors))
-            residuals.append(self._residual(pictures[half], *other).view_as(kept[half]))
+        for k, own in enumerate(pictures):
+            rest = torch.cat(pictures[:k] + pictures[k + 1 :])
+            w = whitened(rest, self.other_mean[k], self.other_whitening[k])
+            self.other_factors[k] = image_factors(w, count, most)
+            folds = torch.full((len(own),), k)
+            residuals.append(self._residual(own, Unseen(folds)).view_as(kept[k]))
         least = self.least_change**2 * torch.einsum("uda,udb->ab", *[self.whitening.double()] * 2) / len(self.whitening)
         self.again.copy_(inverse_root(mean_square(residuals) + least, 0.0))
         found = [self.neighbourhoods(r[:, 0] @ self.again) for r in residuals]
@@ -221,11 +223,16 @@ class FilterTarget(nn.Module):
             v.copy_(inverse_root(mean_square(means), LEAST_NEAR))
 
 
+def whitened(f: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+    """w_u = W_u^T (f_u - m_u) of features ``(batch, places, D)``."""
+    return torch.einsum("bud,ude->bue", f - mean, whitening)
+
+
 def mean_square(parts: Iterable[Tensor]) -> Tensor:
     """E[x x^T] of all vectors ``(..., D)`` in all parts, in float64."""
     rows = [x.flatten(0, -2) for x in parts]
-    total = sum(part.double().T @ part.double() for x in rows for part in x.split(65536))
-    return total / sum(len(x) for x in rows)
+    products = sum(part.double().T @ part.double() for x in rows for part in x.split(65536))
+    return products / sum(len(x) for x in rows)
 
 
 def inverse_root(covariance: Tensor, least: float) -> Tensor:

@@ -19,7 +19,8 @@ from advit.config import ADViTConfig
 from advit.errors import CheckpointError, TrainingError
 from advit.files import write_text
 from advit.networks import training_terms
-from advit.precision import to_device, unit_images
+from advit.precision import unit_images
+from advit.targets import FOLDS
 
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 SAVE_EVERY_SECONDS = 20
@@ -64,7 +65,7 @@ def learning_rate(config: ADViTConfig, step: int, total: int) -> float:
 
 def train_step(
     network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, generator: torch.Generator, rate: float,
-    halves: Tensor | None = None,
+    folds: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """One optimiser step on images in [0, 1]; starts from zeroed gradients. Returns the detached terms."""
     config = network.config
@@ -73,7 +74,7 @@ def train_step(
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-        terms = training_terms(network, images, generator, halves)
+        terms = training_terms(network, images, generator, folds)
     terms["total"].backward()
     if config.gradient_clip:
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
@@ -172,8 +173,8 @@ def fit(
         batches = batch_order(len(names), config.batch_size, seed, epoch)[: total - step]
         for indices in batches:
             images = unit_images(load(indices), device, config.precision)
-            rate, halves = learning_rate(config, step, total), to_device(torch.tensor(indices) % 2, device)
-            found = train_step(network, optimiser, images, step_generator(seed, step), rate, halves)
+            rate, folds = learning_rate(config, step, total), torch.tensor(indices) % FOLDS
+            found = train_step(network, optimiser, images, step_generator(seed, step), rate, folds)
             read = pending.add(found, epoch, step, [names[i] for i in indices])
             step += 1
             bar.update()

@@ -150,13 +150,25 @@ def test_a_share_beyond_chance_lies_between_nothing_and_all():
     assert [share_beyond_chance(found, chance) for found, chance in cases] == [0.75, 1, 0, 0, 0]
 
 
-def test_threshold_is_the_prediction_bound_and_keeps_its_rate():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=8)
-    expected = x.mean() + stats.t.ppf(0.99, 7) * x.std(ddof=1) * np.sqrt(1 + 1 / 8)
-    assert decision_threshold(x) == pytest.approx(expected)
-    alarms = [rng.normal() > decision_threshold(rng.normal(size=8), 0.05) for _ in range(4000)]
-    assert np.mean(alarms) == pytest.approx(0.05, abs=0.01)
+def test_threshold_by_hand():
+    """Gumbel: quantile q at -log(-log q), mean 0.5772, sd pi / sqrt 6. So g = 3.1367 at 99 %, against Gauss's 2.3263.
+
+    Of 1, 2, ..., 8: mean 4.5, sd 2.4495, Student's quantile of 7 degrees of freedom 2.99795.
+    """
+    g = (-np.log(-np.log(0.99)) - np.euler_gamma) / (np.pi / 6**0.5)
+    assert g == pytest.approx(3.1367, abs=1e-4)
+    expected = 4.5 + g / 2.326348 * 2.997952 * 6**0.5 * (9 / 8) ** 0.5
+    assert decision_threshold(np.arange(1.0, 9.0)) == pytest.approx(expected, rel=1e-5)
+    assert decision_threshold(np.array([3.0])) == 3.0
+
+
+@pytest.mark.parametrize("n, rate", [(6, 0.05), (8, 0.05), (60, 0.05), (60, 0.01), (200, 0.01)])
+@pytest.mark.parametrize("law", [stats.norm, stats.laplace])
+def test_the_threshold_of_maxima_keeps_its_rate(law, n, rate):
+    """Image scores are the largest of 400 numbers, Gaussian or with longer tails; the rate of new ones is exact."""
+    shares = np.random.default_rng(n).uniform(size=(2000, n)) ** (1 / 400)
+    thresholds = np.array([decision_threshold(x, rate) for x in law.ppf(shares)])
+    assert 0.5 * rate <= np.mean(1 - law.cdf(thresholds) ** 400) <= 1.5 * rate
 
 
 @pytest.mark.parametrize("count, kept", [(10, 0), (20, 4), (28, 4), (209, 20), (727, 72)])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from advit.cli import main
-from advit.data_check import check_category, check_table, has_errors, nearest_images
+from advit.data_check import check_category, check_table, has_errors
 
 PROBLEMS = ["missing", "empty", "mismatched", "unreadable", "duplicates", "errors", "warnings"]
 
@@ -211,39 +211,6 @@ def test_another_exposure_of_the_same_part_is_found_another_part_in_its_light_is
         Image.fromarray(photo).save(tmp_path / f"part/test/good/{name}.png")
     report, problems = check(tmp_path)
     assert problems["duplicates"] == 1 and "same.png is nearly" in report.warnings[-1]
-
-
-def test_nearest_images_against_loops():
-    rng = np.random.default_rng(1)
-    common = rng.normal(0, 30, 50)
-    train, test = (100 + common + rng.normal(0, 5, (n, 50)) for n in (7, 4))
-
-    def unit(v):
-        v = [x - sum(v) / len(v) for x in v]
-        length = sum(x * x for x in v) ** 0.5
-        return [x / length for x in v]
-
-    units = [unit(v) for v in (*train.tolist(), *test.tolist())]
-    mean = [sum(column) / len(units) for column in zip(*units, strict=True)]
-    units = [unit([x - m for x, m in zip(u, mean, strict=True)]) for u in units]
-    similarity, index = nearest_images(train, test)
-    for n, u in enumerate(units[7:]):
-        expected = [sum(x * y for x, y in zip(u, t, strict=True)) for t in units[:7]]
-        assert similarity[n] == pytest.approx(max(expected)) and index[n] == int(np.argmax(expected))
-
-
-def test_nearest_images_in_several_blocks():
-    train = np.random.default_rng(2).random((3, 20))
-    test = np.random.default_rng(3).random((1100, 20))
-    test[[0, 600, 1099]] = 2 * train + 1
-    similarity, index = nearest_images(train, test)
-    assert similarity.shape == index.shape == (1100,)
-    assert index[[0, 600, 1099]].tolist() == [0, 1, 2] and np.allclose(similarity[[0, 600, 1099]], 1)
-
-
-def test_images_without_contrast_are_no_duplicates():
-    similarity, _ = nearest_images(np.full((3, 16), 7.0), np.full((2, 16), 9.0))
-    assert similarity.tolist() == [0, 0]
 
 
 # --- command line

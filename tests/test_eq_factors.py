@@ -43,9 +43,9 @@ def test_what_the_image_explains_is_taken_off_and_no_number_draws_it_by_more_tha
                                          (16, [0, 1, 4, 5, 8, 9, 12, 13]), (17, [0, 1, 8, 9, 16])])  # fmt: skip
 def test_of_many_images_pairs_are_kept_evenly(monkeypatch, count, kept):
     monkeypatch.setattr(factors, "MOST_KEPT", 8)
-    found = KeptImages()
+    found = KeptImages(2)
     for i in range(count):
         found.offer(i, torch.full((2, 1, 1), float(i)))
     assert [i for i, _ in found.features] == kept
-    for half in (0, 1):
-        assert found.of_half(half)[:, 0, 0, 0].tolist() == [i for i in kept if i % 2 == half]
+    for fold in (0, 1):
+        assert found.of_fold(fold)[:, 0, 0, 0].tolist() == [i for i in kept if i % 2 == fold]

@@ -9,9 +9,9 @@ from advit.augment import augment
 from advit.config import ADViTConfig, with_options
 from advit.factors import without_factors
 from advit.filters import feature_count
-from advit.moments import STRENGTHS, Moments, prior_strength
+from advit.moments import STRENGTHS, Moments, prior_strength, total
 from advit.networks import build_network, fit_target, training_terms
-from advit.targets import LEAST_NEAR, NEAR, FilterTarget, PixelTarget, Unseen
+from advit.targets import FOLDS, LEAST_NEAR, NEAR, FilterTarget, PixelTarget, Unseen
 
 FEATURES = feature_count(4)
 
@@ -130,28 +130,37 @@ def test_moments_are_numpys_also_of_two_sets_together_and_about_another_mean():
 
 
 def halves(f, copies=0.0):
-    """Moments of even and odd images, with copies moved by plus and minus ``copies``, and without."""
-    changed = [moments(torch.cat([half, half + copies, half - copies])) for half in (f[::2], f[1::2])]
-    return changed, [moments(f[::2]), moments(f[1::2])]
+    """What ``prior_strength`` takes of two folds: the others' moments, with copies moved by plus and minus ``copies``,
+    and their number of images, and each fold's own moments without copies."""
+    parts = (f[::2], f[1::2])
+    others = [(moments(torch.cat([h, h + copies, h - copies])), len(h)) for h in parts[::-1]]
+    return others, [moments(h) for h in parts]
+
+
+def test_moments_of_all_parts_but_one():
+    f = torch.randn(9, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+    parts = [moments(f[:4]), moments(f[4:6]), Moments(3, 4, torch.device("cpu")), moments(f[6:])]
+    for but, rest in ((None, f), (1, torch.cat([f[:4], f[6:]]))):
+        found, expected = total(parts, but), moments(rest)
+        assert found.count == len(rest) and torch.allclose(found.scatter, expected.scatter)
 
 
 def test_the_prior_is_as_strong_as_suits_the_other_half_by_slow_loops():
     g = torch.Generator().manual_seed(0)
     f = torch.randn(12, 5, 3, generator=g).double() * (0.5 + torch.rand(5, 3, generator=g).double())
-    changed, plain = halves(f, copies=0.1)
     losses = {}
     for share in STRENGTHS:
-        total = 0.0
+        loss = 0.0
         for fitted, other in ((f[::2], f[1::2]), (f[1::2], f[::2])):
             pictures = torch.cat([fitted, fitted + 0.1, fitted - 0.1]).numpy()
             mean, covariance = by_numpy(pictures, 6, 3 * share)
             for u in range(5):
                 away = other[:, u].numpy() - mean[u]
                 squares = [v @ np.linalg.solve(covariance[u], v) for v in away]
-                total += (0.5 * np.mean(squares) + 0.5 * np.linalg.slogdet(covariance[u])[1]) / 5
-        losses[3 * share] = total
+                loss += (0.5 * np.mean(squares) + 0.5 * np.linalg.slogdet(covariance[u])[1]) / 5
+        losses[3 * share] = loss
     assert len({round(v, 6) for v in losses.values()}) == len(STRENGTHS)
-    assert prior_strength(changed, plain, 0.01) == pytest.approx(min(losses, key=losses.get))
+    assert prior_strength(*halves(f, copies=0.1), 0.01) == pytest.approx(min(losses, key=losses.get))
 
 
 def test_places_that_are_alike_share_their_statistics_and_others_do_not():
@@ -161,7 +170,7 @@ def test_places_that_are_alike_share_their_statistics_and_others_do_not():
     mixing = torch.linalg.qr(torch.randn(40, 6, 6, generator=g).double())[0] * torch.logspace(-2, 1, 6).double()
     different = torch.einsum("nud,ude->nue", torch.randn(300, 40, 6, generator=g).double(), mixing.transpose(1, 2))
     assert prior_strength(*halves(different), least=0.01) <= 6 / 2
-    assert prior_strength(*halves(alike[:3]), least=0.01) == 6  # too few images to choose
+    assert prior_strength([], halves(alike[:3])[1], least=0.01) == 6  # too few images to choose
 
 
 def neighbourhoods_by_loops(r, side, cells, spread):
@@ -209,20 +218,21 @@ def root(covariance, least=0.0):
 
 
 @pytest.mark.parametrize("most, count", [(0, 0), (2, 2), (9, 3)])
-def test_factors_r_and_v_are_numpys_of_the_half_that_an_image_is_not_in(most, count):
+def test_factors_r_and_v_are_numpys_of_the_folds_that_an_image_is_not_in(most, count):
     """12 images, each with two copies; a factor for 4 images, ``most`` at most."""
     target, x = filter_target(size=48, grid=3, cells=2, factors=most), textures(12, size=48)
     groups = [torch.stack([i, 0.95 * i, 1.03 * i]) for i in x]
     target.fit(groups)
     f = torch.stack([target.features(g) for g in groups])
-    plain = [moments(f[h::2, 0]) for h in (0, 1)]
-    strength = prior_strength([moments(f[h::2].flatten(0, 1)) for h in (0, 1)], plain, 0.01)
+    rest = [[i for i in range(12) if i % FOLDS != k] for k in range(FOLDS)]
+    others = [(moments(f[rows].flatten(0, 1)), len(rows)) for rows in rest]
+    strength = prior_strength(others, [moments(f[k::FOLDS, 0]) for k in range(FOLDS)], 0.01)
     f, stats, axes = f.numpy(), [], []
-    for h in (0, 1):
-        stats.append(by_numpy(f[h::2].reshape(18, 36, FEATURES), 6, strength))
-        axes.append(factors_by_numpy(whitened_by_numpy(f[h::2, :2].reshape(12, 36, FEATURES), *stats[h]), count))
+    for rows in rest:
+        stats.append(by_numpy(f[rows].reshape(-1, 36, FEATURES), len(rows), strength))
+        axes.append(factors_by_numpy(whitened_by_numpy(f[rows, :2].reshape(-1, 36, FEATURES), *stats[-1]), count))
     two = f[:, :2]
-    r = np.stack([unexplained(whitened_by_numpy(two[i], *stats[1 - i % 2]), axes[1 - i % 2]) for i in range(12)])
+    r = np.stack([unexplained(whitened_by_numpy(two[i], *stats[i % FOLDS]), axes[i % FOLDS]) for i in range(12)])
     least = np.mean([0.01**2 * w.numpy().T @ w.numpy() for w in target.whitening], axis=0)
     again = root(np.einsum("ipud,ipue->de", r, r) / (12 * 2 * 36) + least)
     assert np.allclose(target.again, again, rtol=1e-5, atol=1e-6)
@@ -241,54 +251,70 @@ def test_factors_r_and_v_are_numpys_of_the_half_that_an_image_is_not_in(most, co
         assert torch.allclose(z[..., (1 + j) * FEATURES : (2 + j) * FEATURES], s @ target.near[j])
 
 
-def test_the_target_of_a_training_image_follows_from_the_half_that_it_is_not_in(monkeypatch):
+def test_the_target_of_a_training_image_follows_from_the_folds_that_it_is_not_in(monkeypatch):
     """With the least change as noise; PixelTarget, which has nothing to leave out, does not look at it."""
-    monkeypatch.setattr(targets, "prior_strength", lambda *_: 24.0)  # one number that follows from both halves
-    x = textures(8, size=48)
-    others = [x.clone(), x.clone()]
-    for h in (0, 1):
-        others[h][h::2] = textures(4, size=48, seed=9 + h)  # the images of one half are exchanged
-    none, noise = torch.zeros(1, 36, FEATURES).double(), torch.randn(1, 36, FEATURES).double()
-    found = {}
-    for name, data in {"all": x, "even": others[0], "odd": others[1]}.items():
+    monkeypatch.setattr(targets, "prior_strength", lambda *_: 24.0)  # one number that follows from all folds
+    x = textures(12, size=48)
+    folds, noise = torch.arange(12) % FOLDS, torch.randn(12, 36, FEATURES).double()
+
+    def fitted(data):
         target = filter_target(size=48, grid=3, cells=2, factors=2)
+        assert not target.crossed
         target.fit(data.split(1))
-        target.again.copy_(torch.eye(FEATURES))  # R is of both halves
-        found[name] = [target(x[i : i + 1], Unseen(torch.tensor([i % 2]), none))[..., :FEATURES] for i in (0, 1)]
-    assert torch.allclose(found["even"][0], found["all"][0]) and torch.allclose(found["odd"][1], found["all"][1])
-    assert not torch.allclose(found["odd"][0], found["all"][0]) and not torch.allclose(
-        found["even"][1], found["all"][1]
-    )
-    noisy = target(x[:1], Unseen(torch.tensor([0]), noise))[..., :FEATURES] - found["odd"][0]
-    flat = torch.einsum("bud,ude->bue", 0.01 * noise, target.half_whitening[1])
-    before = torch.einsum("bud,ude->bue", target.features(x[:1]) - target.half_mean[1], target.half_whitening[1])
-    axes = target.half_factors[1]
-    assert torch.allclose(noisy, without_factors(before + flat, axes) - without_factors(before, axes), atol=1e-9)
+        target.again.copy_(torch.eye(FEATURES))  # R is of all folds
+        assert target.crossed
+        return target
+
+    target = fitted(x)
+    whole = target(x, Unseen(folds))[..., :FEATURES]
+    for k in range(FOLDS):
+        exchanged = x.clone()
+        exchanged[k::FOLDS] = textures(12 // FOLDS, size=48, seed=9 + k)  # the images of one fold
+        found = fitted(exchanged)(x, Unseen(folds))[..., :FEATURES]
+        assert [torch.allclose(a, b) for a, b in zip(found, whole, strict=True)] == (folds == k).tolist()
+    one_by_one = [target(x[i : i + 1], Unseen(folds[i : i + 1]))[..., :FEATURES] for i in range(12)]
+    assert torch.allclose(torch.cat(one_by_one), whole)
+    noisy = target(x, Unseen(folds, noise))[..., :FEATURES] - whole
+    for i, k in enumerate(folds.tolist()):
+        flat = torch.einsum("ud,ude->ue", 0.01 * noise[i], target.other_whitening[k])[None]
+        f = target.features(x[i : i + 1]) - target.other_mean[k]
+        before, axes = torch.einsum("bud,ude->bue", f, target.other_whitening[k]), target.other_factors[k]
+        change = without_factors(before + flat, axes) - without_factors(before, axes)
+        assert torch.allclose(noisy[i : i + 1], change, atol=1e-9)
     pixels = PixelTarget(patch=4, channels=3, target_dim=5).double()
     pixels.fit([x])
-    assert torch.equal(pixels(x, Unseen(torch.arange(8) % 2, noise)), pixels(x))
+    assert torch.equal(pixels(x, Unseen(folds, noise)), pixels(x))
+
+
+def test_of_fewer_images_than_folds_there_are_no_statistics_of_others():
+    target = filter_target(size=48, grid=3, cells=2, factors=2)
+    target.fit(textures(targets.LEAST_IMAGES - 1, size=48).split(1))
+    assert not target.crossed and not target.factors.any()
+    assert all(torch.equal(mean, target.mean) for mean in target.other_mean)
+    x = textures(3, size=48)
+    assert torch.allclose(target(x, Unseen(torch.arange(3))), target(x))
 
 
 def test_training_takes_targets_as_of_images_not_seen(monkeypatch):
-    """The indices modulo 2 and a draw of N(0, 1) reach the target, from a step's generator."""
+    """The folds and a draw of N(0, 1) reach the target, from a step's generator."""
     network, seen = fitted_network(), []
     inner = network.target.forward
     monkeypatch.setattr(network.target, "forward", lambda x, unseen=None: seen.append(unseen) or inner(x, unseen))
-    x, halves = textures(2).double(), torch.tensor([1, 0])
-    training_terms(network.train(), x, torch.Generator().manual_seed(0), halves)
-    training_terms(network.train(), x, torch.Generator().manual_seed(0), halves)
+    x, folds = textures(2).double(), torch.tensor([1, 0])
+    training_terms(network.train(), x, torch.Generator().manual_seed(0), folds)
+    training_terms(network.train(), x, torch.Generator().manual_seed(0), folds)
     training_terms(network.train(), x, torch.Generator().manual_seed(0))
-    assert torch.equal(seen[0].halves, halves) and seen[0].noise.shape == (2, 16, FEATURES) and seen[2] is None
+    assert torch.equal(seen[0].folds, folds) and seen[0].noise.shape == (2, 16, FEATURES) and seen[2] is None
     assert torch.equal(seen[0].noise, seen[1].noise) and abs(seen[0].noise.std() - 1) < 0.1
 
 
 def test_training_targets_vary_as_those_of_new_images_and_more_than_seen_ones():
-    """Mean square of r: about 1 of training images under the other half, less of the same ones as if they were new."""
+    """Mean square of r: about 1 of training images under the other folds, less of the same ones as if they were new."""
     x = textures(80, size=48)
     target = filter_target(size=48, grid=3, cells=2, factors=20)
     target.fit(x[:40].split(1))
     noise = torch.randn(40, 36, FEATURES, generator=torch.Generator().manual_seed(0)).double()
-    crossed = target(x[:40], Unseen(torch.arange(40) % 2, noise))[..., :FEATURES].square().mean()
+    crossed = target(x[:40], Unseen(torch.arange(40) % FOLDS, noise))[..., :FEATURES].square().mean()
     seen, new = (target(part)[..., :FEATURES].square().mean() for part in (x[:40], x[40:]))
     assert crossed == pytest.approx(1, abs=0.05)
     assert seen < 0.8 * new and abs(new - crossed) < abs(new - seen)

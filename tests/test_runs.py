@@ -76,6 +76,9 @@ def test_scores_csv_agrees_with_the_metrics(run):
     assert metrics["image_auroc"] == pytest.approx(auroc)
     for r in rows:
         assert r["decision"] == ("anomalous" if float(r["score"]) > float(r["threshold"]) else "good")
+    said = [(r["defect"] != "good", r["decision"] == "anomalous") for r in rows]
+    expected = {"good": 3, "false_alarms": said.count((False, True)), "anomalous": 6, "found": said.count((True, True))}
+    assert metrics["decisions"] == expected
 
 
 def test_evaluate_gives_the_same_numbers_again(run, data, tmp_path, capsys):
