@@ -39,7 +39,7 @@ def add_study_command(commands: Any) -> argparse.ArgumentParser:
 
 def run_study(args: argparse.Namespace, root: Path, names: list[str], device: Any) -> str:
     """Train what is missing; the table as text, with --out also as files."""
-    from advit.comparison import compare, summary, variants_of
+    from advit.comparison import compare, decisions, summary, variants_of
     from advit.files import write_json, write_text
     from advit.results import code_version, versions
     from advit.study import default_store
@@ -52,11 +52,14 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
     judged = "defects pasted on held-out training images" if args.pasted else "the test images"
     caption = f"Variants of preset {args.preset}, seeds {', '.join(map(str, args.seeds))}, judged on {judged}."
     table = Table(summary(rows), caption)
+    said = f"Decisions at the threshold that aims at one false alarm in a hundred, means over seeds, on {judged}."
+    verdicts = Table(decisions(rows), said)
     if args.out:
         write_text(args.out / "runs.csv", rows.round(6).to_csv(index=False, lineterminator="\n"))
         table.write(args.out, "summary")
+        verdicts.write(args.out, "decisions")
         configs = {name: config.to_dict() for name, config in variants.items()}
         data = args.data.resolve().name if args.data else "embedded"
         record = {**code, "device": rows.attrs["device"], "versions": versions(), "data": data, "pasted": args.pasted}
         write_json(args.out / "provenance.json", {**record, "seeds": args.seeds, "variants": configs})
-    return f"{caption}\n\n{table.markdown()}"
+    return f"{caption}\n\n{table.markdown()}\n{said}\n\n{verdicts.markdown()}"

@@ -21,6 +21,7 @@ from advit.store import make_spec, require_runs, stored_record
 from advit.tables import FULL_NAMES, MAIN_KEYS, METRIC_KEYS
 
 MEAN = "mean"
+DECISION_KEYS = ("good", "false_alarms", "anomalous", "found")  # numbers of test images, at the run's threshold
 
 
 def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:
@@ -57,7 +58,8 @@ def compare(
     processes: int = 64,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train what the store lacks and give one row per run: variant, category, seed, the metrics, seconds of training.
+    """Train what the store lacks and give one row per run: variant, category, seed, the metrics, how many
+    defect-free and anomalous images there are and how many of either are said to be anomalous, seconds of training.
 
     ``attrs["device"]`` of the table: where the runs were trained, as their records say.
 
@@ -88,11 +90,15 @@ def compare(
         training = record["provenance"].get("training", {})
         devices |= {training["device"]} if training else set()
         metrics, seconds = {k: record.get(k) for k in METRIC_KEYS}, training.get("seconds")
-        rows.append({"variant": name, "category": spec.category, "seed": spec.seed, **metrics, "seconds": seconds})
+        said = {k: record.get("decisions", {}).get(k) for k in DECISION_KEYS}
+        rows.append(
+            {"variant": name, "category": spec.category, "seed": spec.seed, **metrics, **said, "seconds": seconds}
+        )
     parts = [pd.DataFrame(rows)]
     if floors:
         parts += [floor_table(c, d, Profile.floor_size, store, progress) for c, d in zip(chosen, digests, strict=True)]
     table = pd.concat(parts, ignore_index=True).astype({k: float for k in METRIC_KEYS})
+    table = table.astype({k: "Int64" for k in DECISION_KEYS})
     table.attrs["device"] = ", ".join(sorted(devices))
     return table
 
@@ -125,6 +131,24 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             line["seconds"] = "-" if np.isnan(seconds) else f"{seconds:.0f}"
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def decisions(rows: pd.DataFrame) -> pd.DataFrame:
+    """False alarms among defect-free test images, and anomalous ones that are found, for each category and variant.
+
+    Means over seeds. What has no threshold (a floor) is left out.
+
+    Test: tests/test_comparison.py
+    """
+    known = rows[rows["false_alarms"].notna()]
+    lines = []
+    for (category, variant), part in known.groupby(["category", "variant"], sort=False):
+        line = {"category": category, "variant": variant}
+        for title, key, every in (("false alarms", "false_alarms", "good"), ("found", "found", "anomalous")):
+            said, of = part[key].astype(float).mean(), part[every].astype(float).mean()
+            line[title] = f"{said:.{0 if said % 1 == 0 else 1}f} of {of:.0f} ({said / of:.1%})" if of else "-"
+        lines.append(line)
+    return pd.DataFrame(lines, columns=["category", "variant", "false alarms", "found"])
 
 
 def seeded(rows: pd.DataFrame, name: str) -> pd.DataFrame:

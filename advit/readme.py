@@ -63,10 +63,11 @@ def results_block(results: Path) -> str:
         "Real images: " + "; ".join(f"{name}: {small_print(path)}" for name, path in list(found.items())[1:]) + ".\n",
         better_floors(found),
         *(part for path in studies(results) if several_seeds(path) for part in study_parts(path)),
+        decisions_block(results),
         CLAIMS + ":",
         Table(claims_table(found), "").markdown(),
     ]  # fmt: skip
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def heading(name: str, path: Path) -> str:
@@ -146,6 +147,20 @@ def study_parts(folder: Path) -> tuple[str, str]:
         + ", ".join(FULL_NAMES[k] for k in MAIN_KEYS) + ":"
     )
     return sentence, Table(pd.DataFrame(cells), "").markdown()
+
+
+def decisions_block(results: Path) -> str:
+    """How often the threshold is right, by the studies of several seeds that say so: a sentence and a table."""
+    known = [path for path in studies(results) if several_seeds(path) and (path / "decisions.csv").exists()]
+    made = [path for path in known if not provenance(path)["pasted"]]
+    if not made:
+        return ""
+    tables = [pd.read_csv(path / "decisions.csv").drop_duplicates("category") for path in made]
+    sentence = (
+        "Decisions of `" + tables[0]["variant"].iloc[0] + "` on test images at its threshold, means over seeds "
+        f"({', '.join(f'results/study/{path.name}' for path in made)}):"
+    )
+    return f"{sentence}\n\n{Table(pd.concat(tables).drop(columns='variant'), '').markdown()}"
 
 
 def spread_cell(part: pd.DataFrame) -> str:

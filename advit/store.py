@@ -32,7 +32,7 @@ from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.files import exclusive
 from advit.precision import resolve_precision
 from advit.remains import sweep
-from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET, TRAINING, identity_of, train_run
+from advit.runs import EXAMPLE, METRICS, PATCHES, SCORES_CSV, SHEET, TRAINING, identity_of, train_run
 from advit.samples import Category
 from advit.training import CHECKPOINT, LOG, total_steps
 
@@ -127,7 +127,20 @@ def is_stored(spec: RunSpec, store: Path) -> bool:
 
 def damaged(folder: Path) -> list[Path]:
     """Files of a run that were cut off or overwritten after they had been written whole. Test: tests/test_store.py"""
-    return [path for path in sorted(folder.glob("[!.]*.*")) if path.is_file() and not opens(path)]
+    found = [path for path in sorted(folder.glob("[!.]*.*")) if path.is_file() and not opens(path)]
+    table = folder / SCORES_CSV
+    if table not in found and folder / METRICS not in found and not scores_are_whole(folder):
+        found.append(table)
+    return found
+
+
+def scores_are_whole(folder: Path) -> bool:
+    """Whether scores.csv, if it is there, has a line for every test image: cut at the end of a line it opens."""
+    try:
+        images = json.loads((folder / METRICS).read_text(encoding="utf-8"))["images"]["test"]
+        return len((folder / SCORES_CSV).read_text(encoding="utf-8").splitlines()) == 1 + images
+    except (FileNotFoundError, LookupError, TypeError):  # there is nothing to compare
+        return True
 
 
 def opens(path: Path) -> bool:

@@ -10,7 +10,7 @@ import torch
 import advit.cli as cli
 import advit.comparison as comparison
 import advit.presets as presets
-from advit.comparison import compare, seeded, summary, variants_of
+from advit.comparison import DECISION_KEYS, compare, decisions, seeded, summary, variants_of
 from advit.config import ADViTConfig, with_options
 from advit.errors import AdvitError, ConfigError
 from advit.presets import PRESETS
@@ -114,6 +114,18 @@ def test_a_floor_of_one_seed_is_compared_with_every_seed():
     assert floor[IMAGE] == "0.900" and floor[f"Δ {IMAGE}"].startswith("+0.200 [")
 
 
+def test_decisions_by_hand():
+    """Means over seeds of 1 and 0 of 20, and of 8 and 9 of 10; a floor decides nothing."""
+    said = [dict(zip(DECISION_KEYS, n, strict=True)) for n in ((20, 1, 10, 8), (20, 0, 10, 9), (5, 2, 0, 0))]
+    rows = pd.DataFrame([
+        *(run("base", "gear", s, 0.8) | said[s] for s in (0, 1)), run("base", "nut", 0) | said[2],
+        run("floor", "gear", 0, 0.7),
+    ])  # fmt: skip
+    assert decisions(rows).values.tolist() == [
+        ["gear", "base", "0.5 of 20 (2.5%)", "8.5 of 10 (85.0%)"], ["nut", "base", "2 of 5 (40.0%)", "-"],
+    ]  # fmt: skip
+
+
 def spoilt(root, folder):
     """A copy of a root whose test images and masks are no images."""
     for path in sorted(p for p in root.rglob("*.png")):
@@ -132,9 +144,12 @@ def test_variants_are_trained_once_and_judged_on_test_images_or_on_pasted_ones(r
         compare(bad, ["gear"], variants, [0], store, CPU, **how)
     tested = compare(root, ["gear"], variants, [0], store, CPU, **how)
     for rows in (tested, pasted):
-        assert list(rows.columns) == ["variant", "category", "seed", *METRIC_KEYS, "seconds"]
+        assert list(rows.columns) == ["variant", "category", "seed", *METRIC_KEYS, *DECISION_KEYS, "seconds"]
         assert list(rows["variant"]) == ["tiny", "components=1"] and set(rows["category"]) == {"gear"}
         assert rows[list(METRIC_KEYS)].notna().all(axis=None) and (rows["seconds"] > 0).all()
+        good, anomalous = (2, 6) if rows is tested else (2, 12)
+        assert (rows["good"] == good).all() and (rows["anomalous"] == anomalous).all()
+        assert rows["false_alarms"].between(0, good).all() and rows["found"].between(0, anomalous).all()
     assert not tested[list(METRIC_KEYS)].equals(pasted[list(METRIC_KEYS)])
     records = [json.loads(p.read_text()) for p in store.glob("gear-seed0-*/metrics.json")]
     assert sorted(r["images"]["test"] for r in records) == sorted(
@@ -182,8 +197,10 @@ def test_the_command_prints_the_table_and_writes_it_with_its_provenance(root, tm
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines[4:6]]
     assert [c[:2] for c in cells] == [["gear", "quick"], ["gear", "density_score=nll"]]
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "runs.csv", "summary.csv", "summary.md", "summary.tex", "provenance.json",
+        "runs.csv", "provenance.json",
+        *(f"{table}.{kind}" for table in ("summary", "decisions") for kind in ("csv", "md", "tex")),
     }  # fmt: skip
+    assert any(line.startswith("| gear | quick |") and "%)" in line for line in lines[7:])
     rows = pd.read_csv(tmp_path / "out/runs.csv")
     for i, (name, text) in enumerate(zip(rows["variant"], cells, strict=True)):
         assert name == ["quick", "density_score=nll"][i] and rows["seed"][i] == 4

@@ -18,7 +18,7 @@ import advit.store as store_module
 from advit.data import data_digest, open_category
 from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.profiles import PROFILES
-from advit.runs import EXAMPLE, METRICS, PATCHES, SHEET
+from advit.runs import EXAMPLE, METRICS, PATCHES, SCORES_CSV, SHEET
 from advit.store import (
     code_digest,
     damaged,
@@ -116,7 +116,7 @@ def drawn(category, tmp_path_factory):
 
 FILES = (
     "checkpoint.safetensors", "calibration.safetensors", "config.json", "training.json", METRICS, "log.jsonl",
-    "scores.csv", PATCHES, EXAMPLE, SHEET,
+    SCORES_CSV, PATCHES, EXAMPLE, SHEET,
 )  # fmt: skip
 
 
@@ -127,7 +127,8 @@ def test_every_file_that_is_cut_off_is_noticed(category, drawn, tmp_path):
     assert is_stored(wanted, tmp_path / "store") and {p.name for p in folder.iterdir()} == set(FILES)
     for name in FILES:
         whole = (folder / name).read_bytes()
-        for size in (0, len(whole) // 2, len(whole) - 20):
+        ends = [i + 1 for i, byte in enumerate(whole[:-1]) if byte == ord("\n")] if name == SCORES_CSV else []
+        for size in (0, len(whole) // 2, len(whole) - 20, *ends):
             (folder / name).write_bytes(whole[:size])
             assert damaged(folder) == [folder / name] and not is_stored(wanted, tmp_path / "store"), (name, size)
         (folder / name).write_bytes(whole)
