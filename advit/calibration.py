@@ -82,7 +82,7 @@ def share_beyond_chance(found: float, chance: float) -> float:
 def held_out(count: int) -> list[int]:
     """Indices of the training images kept out of training, to set the threshold on: every tenth, at least four.
 
-    With fewer than 20 images none is kept out, and the threshold comes from the images trained on.
+    With fewer than 20 images none is kept out. See :func:`advit.detector.judged_as_new`.
     """
     if count < 20:
         return []
