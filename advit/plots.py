@@ -101,7 +101,7 @@ def contact_sheet(
 
     Upper row of each pair: the image with the outline of the true defect. Lower row: its anomaly map, with the
     outline of where it exceeds the map's threshold. One colour scale for the whole sheet: from the median of
-    defect-free images to three times as far above it as that. Between them: the image score, and what
+    defect-free images to twice as far above it as the threshold. Between them: the image score, and what
     it decides.
     """
     labels = np.array([s.is_anomalous for s in category.test])
@@ -114,7 +114,7 @@ def contact_sheet(
     ]
     groups = [(title, chosen) for title, chosen in groups if len(chosen)]
     low = float(np.median(result.maps[~labels] if (~labels).any() else result.maps))
-    high = low + 3 * max(map_threshold - low, 1e-6)
+    high = low + 2 * max(map_threshold - low, 1e-6)
     with house_style():
         figure = Figure(figsize=(1.15 * columns + 0.7, 2.75 * len(groups) + 0.6), layout="constrained")
         figure.suptitle(sheet_title(category.name, result.metrics, threshold), fontsize=9)
