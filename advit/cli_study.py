@@ -39,11 +39,11 @@ def add_study_command(commands: Any) -> argparse.ArgumentParser:
 
 def run_study(args: argparse.Namespace, root: Path, names: list[str], device: Any) -> str:
     """Train what is missing; the table as text, with --out also as files."""
-    from advit.comparison import compare, decisions, summary, variants_of
+    from advit.comparison import compare, summary, variants_of
     from advit.files import write_json, write_text
     from advit.results import code_version, versions
     from advit.study import default_store
-    from advit.tables import Table
+    from advit.tables import Table, decisions
 
     variants = variants_of(preset(args.preset), args.preset, args.vary)
     code = code_version()

@@ -18,10 +18,9 @@ from advit.presets import preset
 from advit.profiles import Profile
 from advit.stats import paired
 from advit.store import make_spec, require_runs, stored_record
-from advit.tables import FULL_NAMES, MAIN_KEYS, METRIC_KEYS
+from advit.tables import DECISION_KEYS, FULL_NAMES, MAIN_KEYS, METRIC_KEYS
 
 MEAN = "mean"
-DECISION_KEYS = ("good", "false_alarms", "anomalous", "found")  # numbers of test images, at the run's threshold
 
 
 def variants_of(base: ADViTConfig, name: str, changes: Sequence[Sequence[str]]) -> dict[str, ADViTConfig]:
@@ -131,24 +130,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             line["seconds"] = "-" if np.isnan(seconds) else f"{seconds:.0f}"
             lines.append(line)
     return pd.DataFrame(lines)
-
-
-def decisions(rows: pd.DataFrame) -> pd.DataFrame:
-    """False alarms among defect-free test images, and anomalous ones that are found, for each category and variant.
-
-    Means over seeds. What has no threshold (a floor) is left out.
-
-    Test: tests/test_comparison.py
-    """
-    known = rows[rows["false_alarms"].notna()]
-    lines = []
-    for (category, variant), part in known.groupby(["category", "variant"], sort=False):
-        line = {"category": category, "variant": variant}
-        for title, key, every in (("false alarms", "false_alarms", "good"), ("found", "found", "anomalous")):
-            said, of = part[key].astype(float).mean(), part[every].astype(float).mean()
-            line[title] = f"{said:.{0 if said % 1 == 0 else 1}f} of {of:.0f} ({said / of:.1%})" if of else "-"
-        lines.append(line)
-    return pd.DataFrame(lines, columns=["category", "variant", "false alarms", "found"])
 
 
 def seeded(rows: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from advit.runs import EXAMPLE, PATCHES, load_run
 from advit.samples import Category
 from advit.store import RunSpec, make_spec, require_runs, stored_record
 from advit.synthetic import embedded_root
-from advit.tables import METRIC_KEYS, Table
+from advit.tables import DECISION_KEYS, METRIC_KEYS, Table
 from advit.training import LOG
 
 # Environment variables by which 'make reproduce' speaks to the notebooks.
@@ -92,6 +92,13 @@ class Runs(Sequence):
         """One row per run: variant, category, seed and the seven metrics, NaN where undefined."""
         rows = [{"variant": r.variant, "category": r.category, "seed": r.seed, **metrics_of(r.record)} for r in self]
         return pd.DataFrame(rows, columns=["variant", "category", "seed", *METRIC_KEYS])
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """One row per run: variant, category, seed, and how many defect-free and anomalous test images are said to be
+        anomalous."""
+        rows = [{"variant": r.variant, "category": r.category, "seed": r.seed, **r.record["decisions"]} for r in self]
+        return pd.DataFrame(rows, columns=["variant", "category", "seed", *DECISION_KEYS])
 
     def only(self, variant: str | None = None, category: str | None = None, seed: int | None = None) -> Runs:
         """The runs that agree with what is given."""

@@ -23,6 +23,7 @@ FULL_NAMES = {
 }
 METRIC_KEYS = (*IMAGE_KEYS, *PIXEL_KEYS)
 MAIN_KEYS = ("image_auroc", "pixel_auroc", "aupro_0.3")  # where there is room for three
+DECISION_KEYS = ("good", "false_alarms", "anomalous", "found")  # numbers of test images, at the run's threshold
 ESCAPES = {"\\": r"\textbackslash{}", **{c: "\\" + c for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\^{}"}
 SYMBOLS = {"≤": r"$\leq$", "±": r"$\pm$", "σ": r"$\sigma$", "λ": r"$\lambda$", "−": "$-$", "→": r"$\to$"}
 
@@ -121,3 +122,21 @@ def with_spread(table: pd.DataFrame, keys: Sequence[str] = METRIC_KEYS) -> pd.Da
 def markdown_table(table: pd.DataFrame) -> str:
     """:func:`metrics_table` as Markdown."""
     return Table(with_spread(table), "").markdown()
+
+
+def decisions(rows: pd.DataFrame) -> pd.DataFrame:
+    """False alarms among defect-free test images, and anomalous ones that are found, for each category and variant.
+
+    Means over seeds. What has no threshold (a floor) is left out.
+
+    Test: tests/test_tables.py
+    """
+    known = rows[rows["false_alarms"].notna()]
+    lines = []
+    for (category, variant), part in known.groupby(["category", "variant"], sort=False):
+        line = {"category": category, "variant": variant}
+        for title, key, every in (("false alarms", "false_alarms", "good"), ("found", "found", "anomalous")):
+            said, of = part[key].astype(float).mean(), part[every].astype(float).mean()
+            line[title] = f"{said:.{0 if said % 1 == 0 else 1}f} of {of:.0f} ({said / of:.1%})" if of else "-"
+        lines.append(line)
+    return pd.DataFrame(lines, columns=["category", "variant", "false alarms", "found"])

@@ -10,12 +10,12 @@ import torch
 import advit.cli as cli
 import advit.comparison as comparison
 import advit.presets as presets
-from advit.comparison import DECISION_KEYS, compare, decisions, seeded, summary, variants_of
+from advit.comparison import compare, seeded, summary, variants_of
 from advit.config import ADViTConfig, with_options
 from advit.errors import AdvitError, ConfigError
 from advit.presets import PRESETS
 from advit.synthetic import write_dataset
-from advit.tables import METRIC_KEYS
+from advit.tables import DECISION_KEYS, METRIC_KEYS
 
 TINY = with_options(
     PRESETS["quick"],
@@ -112,18 +112,6 @@ def test_a_floor_of_one_seed_is_compared_with_every_seed():
     assert seeded(rows, "base") is rows
     floor = summary(rows).iloc[1]
     assert floor[IMAGE] == "0.900" and floor[f"Δ {IMAGE}"].startswith("+0.200 [")
-
-
-def test_decisions_by_hand():
-    """Means over seeds of 1 and 0 of 20, and of 8 and 9 of 10; a floor decides nothing."""
-    said = [dict(zip(DECISION_KEYS, n, strict=True)) for n in ((20, 1, 10, 8), (20, 0, 10, 9), (5, 2, 0, 0))]
-    rows = pd.DataFrame([
-        *(run("base", "gear", s, 0.8) | said[s] for s in (0, 1)), run("base", "nut", 0) | said[2],
-        run("floor", "gear", 0, 0.7),
-    ])  # fmt: skip
-    assert decisions(rows).values.tolist() == [
-        ["gear", "base", "0.5 of 20 (2.5%)", "8.5 of 10 (85.0%)"], ["nut", "base", "2 of 5 (40.0%)", "-"],
-    ]  # fmt: skip
 
 
 def spoilt(root, folder):

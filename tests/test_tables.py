@@ -3,7 +3,16 @@
 import numpy as np
 import pandas as pd
 
-from advit.tables import METRIC_KEYS, Table, markdown_table, metrics_table, tex, with_spread
+from advit.tables import (
+    DECISION_KEYS,
+    METRIC_KEYS,
+    Table,
+    decisions,
+    markdown_table,
+    metrics_table,
+    tex,
+    with_spread,
+)
 
 
 def records():
@@ -47,3 +56,16 @@ def test_three_files_are_written_with_four_decimals_in_csv(tmp_path):
     assert (tmp_path / "t.csv").read_text() == "a,b\nx,0.1235\n"
     assert (tmp_path / "t.md").read_text().startswith("Caption.\n\n| a | b |\n|---|---:|\n")
     assert (tmp_path / "t.tex").exists()
+
+
+def test_decisions_by_hand():
+    """Means over seeds of 1 and 0 of 20, and of 8 and 9 of 10; a floor decides nothing."""
+    said = [dict(zip(DECISION_KEYS, n, strict=True)) for n in ((20, 1, 10, 8), (20, 0, 10, 9), (5, 2, 0, 0))]
+    rows = pd.DataFrame([
+        *({"variant": "base", "category": "gear"} | said[s] for s in (0, 1)),
+        {"variant": "base", "category": "nut"} | said[2],
+        {"variant": "floor", "category": "gear"},
+    ])  # fmt: skip
+    assert decisions(rows).values.tolist() == [
+        ["gear", "base", "0.5 of 20 (2.5%)", "8.5 of 10 (85.0%)"], ["nut", "base", "2 of 5 (40.0%)", "-"],
+    ]  # fmt: skip
