@@ -32,7 +32,10 @@ def add_study_command(commands: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0")
     study.add_argument("--floors", action="store_true", help="with the classical floors, which have no network")
-    study.add_argument("--pasted", action="store_true", help="judge on defects pasted on held-out training images")
+    study.add_argument(
+        "--pasted", action="store_true",
+        help="judge on defects pasted on held-out training images, as large as the largest variant looks",
+    )  # fmt: skip
     study.add_argument("--out", type=Path, metavar="DIR", help="also write tables, runs.csv and provenance.json here")
     return study
 
@@ -49,7 +52,8 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
     code = code_version()
     rows = compare(root, names, variants, args.seeds, default_store(), device, pasted=args.pasted, floors=args.floors,
                    progress=not args.quiet)  # fmt: skip
-    judged = "defects pasted on held-out training images" if args.pasted else "the test images"
+    size = rows.attrs["pasted_size"]
+    judged = f"defects pasted at {size} px on held-out training images" if args.pasted else "the test images"
     caption = f"Variants of preset {args.preset}, seeds {', '.join(map(str, args.seeds))}, judged on {judged}."
     table = Table(summary(rows), caption)
     said = f"Decisions at the threshold that aims at one false alarm in a hundred, means over seeds, on {judged}."
@@ -61,5 +65,6 @@ def run_study(args: argparse.Namespace, root: Path, names: list[str], device: An
         configs = {name: config.to_dict() for name, config in variants.items()}
         data = args.data.resolve().name if args.data else "embedded"
         record = {**code, "device": rows.attrs["device"], "versions": versions(), "data": data, "pasted": args.pasted}
+        record |= {"pasted_size": size} if args.pasted else {}
         write_json(args.out / "provenance.json", {**record, "seeds": args.seeds, "variants": configs})
     return f"{caption}\n\n{table.markdown()}\n{said}\n\n{verdicts.markdown()}"

@@ -60,7 +60,8 @@ def compare(
     """Train what the store lacks and give one row per run: variant, category, seed, the metrics, how many
     defect-free and anomalous images there are and how many of either are said to be anomalous, seconds of training.
 
-    ``attrs["device"]`` of the table: where the runs were trained, as their records say.
+    ``attrs["device"]`` of the table: where the runs were trained, as their records say; ``attrs["pasted_size"]``: of
+    pasted defects, None without.
 
     Args:
         floors: with the classical floors of :mod:`advit.baselines` as further variants, of seed 0.
@@ -71,6 +72,7 @@ def compare(
     Test: tests/test_comparison.py
     """
     chosen = [open_category(root, name) for name in categories]
+    size = None
     if pasted:
         size = max(PASTED_SIZE, *(config.image_size for config in variants.values()))
         roots = [pasted_root(category, store, size=size, progress=progress) for category in chosen]
@@ -98,7 +100,7 @@ def compare(
         parts += [floor_table(c, d, Profile.floor_size, store, progress) for c, d in zip(chosen, digests, strict=True)]
     table = pd.concat(parts, ignore_index=True).astype({k: float for k in METRIC_KEYS})
     table = table.astype({k: "Int64" for k in DECISION_KEYS})
-    table.attrs["device"] = ", ".join(sorted(devices))
+    table.attrs |= {"device": ", ".join(sorted(devices)), "pasted_size": size}
     return table
 
 

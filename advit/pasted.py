@@ -28,12 +28,14 @@ from advit.files import exclusive
 from advit.images import read_image, resize_image
 from advit.layouts import HOLD_OUT
 from advit.samples import Category
+from advit.similarity import lone_images, thumbnail
 
 AREA = (0.001, 0.4)  # share of the image that a defect covers; a draw outside is drawn again
 VISIBLE = 8.0  # grey levels: a smaller change is no defect
 SPECK = 1e-4  # share of the image: a smaller piece of a defect is left unmarked
 GAP = 3  # px: gaps in a defect up to twice as wide are closed
 DRAWS = 40
+MADE = "pasted2"  # another name wherever the same images would give other files
 PASTED_SIZE = 256  # px of the side, unless asked otherwise
 MOST_HELD = 40  # images: more would only cost time
 LEAST_SPREAD = 10.0  # grey levels: strength is in units of the image's sd, which is taken to be no smaller
@@ -173,13 +175,15 @@ def paste_category(
     of defect (``test/<kind>``, mask in ``ground_truth``); the others are ``train/good``. All are ``size`` pixels
     square. The category's test images are not opened. The same seed gives the same files.
 
+    An image of which another one shows nearly the same (:func:`advit.similarity.lone_images`) is not held out, or a
+    model that learns images by heart would be flattered; unless fewer than ten would be left to choose from.
+
     Args:
         out: a folder; ``out / category.name`` must not exist yet.
 
     Raises:
         DataError: with fewer than ten training images, or if the folder exists.
 
-    Differs: photos of one thing may be among both parts, so a model that learns images by heart is flattered.
     Test: tests/test_pasted.py
     """
     count, folder = len(category.train), out / category.name
@@ -198,7 +202,11 @@ def paste_category(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path, compress_level=1)
 
-    held = range(HOLD_OUT - 1, count, max(HOLD_OUT, count // MOST_HELD))[:MOST_HELD]
+    pictures = (thumbnail(read_image(s.path)) for s in category.train)
+    bar = tqdm(pictures, total=count, desc=f"compare {category.name}", unit="image", disable=not progress)
+    alone = np.flatnonzero(lone_images(np.stack(list(bar)))).tolist()
+    candidates = alone if len(alone) >= 2 * HOLD_OUT else range(count)
+    held = candidates[HOLD_OUT - 1 :: max(HOLD_OUT, len(candidates) // MOST_HELD)][:MOST_HELD]
     kept = sorted(set(range(count)) - set(held))
     for i in tqdm(range(count), desc=f"paste on {category.name}", unit="image", disable=not progress):
         name = f"{i:04d}.png"
@@ -224,7 +232,7 @@ def pasted_root(
     Test: tests/test_pasted.py
     """
     digest = data_digest(Category(category.name, category.root, category.layout, category.train, ()))
-    root = store / f"pasted-{size}px-seed{seed}-{digest[:10]}"
+    root = store / f"{MADE}-{size}px-seed{seed}-{digest[:10]}"
     with exclusive(store / f".{root.name}.lock"):
         if not (root / category.name).exists():
             paste_category(category, root, size=size, seed=seed, progress=progress)

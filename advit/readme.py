@@ -139,7 +139,8 @@ def study_parts(folder: Path) -> tuple[str, str]:
     first = mine[mine["variant"] == mine["variant"].iloc[0]]
     minutes = sorted(first["seconds"] / 60)
     times = f"{minutes[0]:.1f} to {minutes[-1]:.1f} minutes of training (first column) on {made['device']}"
-    judged = "defects pasted on training images" if made["pasted"] else "test images"
+    at = f" at {made['pasted_size']} px" if "pasted_size" in made else ""
+    judged = f"defects pasted{at} on training images" if made["pasted"] else "test images"
     seeds = ", ".join(map(str, made["seeds"]))
     sentence = (
         f"Variants of `{first['variant'].iloc[0]}` on {judged} (`advit study`, results/study/{folder.name}; "

@@ -180,7 +180,8 @@ def test_the_command_prints_the_table_and_writes_it_with_its_provenance(root, tm
     monkeypatch.setattr("advit.store.cores", lambda: 1)
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Variants of preset quick, seeds 4, judged on defects pasted on held-out training images."
+    judged = "judged on defects pasted at 256 px on held-out training images."
+    assert lines[0] == f"Variants of preset quick, seeds 4, {judged}"
     assert lines[2].startswith(f"| category | variant | {IMAGE} | {PIXEL} | {PRO} | Δ {IMAGE} |")
     cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines[4:6]]
     assert [c[:2] for c in cells] == [["gear", "quick"], ["gear", "density_score=nll"]]
@@ -196,7 +197,8 @@ def test_the_command_prints_the_table_and_writes_it_with_its_provenance(root, tm
     gain = rows["aupro_0.3"][1] - rows["aupro_0.3"][0]
     assert float(cells[1][7]) == pytest.approx(gain, abs=6e-4) and cells[0][7] == "-"
     found = json.loads((tmp_path / "out/provenance.json").read_text())
-    assert found["pasted"] is True and found["seeds"] == [4] and found["versions"]["torch"]
+    assert found["pasted"] is True and found["pasted_size"] == 256
+    assert found["seeds"] == [4] and found["versions"]["torch"]
     assert found["data"] == root.resolve().name
     trained = {json.loads(p.read_text())["device"] for p in (tmp_path / "store").glob("*/training.json")}
     assert trained == {found["device"]}  # the threads of the runs, not those of the command

@@ -110,6 +110,19 @@ def test_at_most_forty_images_are_held_out(tmp_path, monkeypatch):
     assert held[0] == 4 and set(np.diff(held)) == {6}
 
 
+@pytest.mark.parametrize("again, held", [(0, [4, 9, 14]), (6, [10, 15]), (12, [4, 9, 14])])
+def test_photographs_that_others_repeat_are_not_held_out_unless_few_others_are_left(tmp_path, monkeypatch, again, held):
+    """17 images; the first of them stands for the ``again`` first ones, each time in another light."""
+    folder = tmp_path / "data/part"
+    folder.mkdir(parents=True)
+    for i in range(17):
+        image = 0.5 * texture(0) + 4 * i if i < again else texture(i)
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{i:02d}.png")
+    monkeypatch.setattr(pasted, "KINDS", {})
+    out = paste_category(open_category(tmp_path / "data", "part"), tmp_path / "out", size=SIZE, progress=False)
+    assert sorted(int(p.stem) for p in (out / "test/good").iterdir()) == held
+
+
 def test_fewer_than_ten_images_are_too_few(tiny_mvtec, tmp_path):
     category = open_category(tiny_mvtec, "part")
     with pytest.raises(DataError) as error:
@@ -131,9 +144,11 @@ def test_a_broken_training_image_leaves_no_half_category_and_the_next_try_starts
     path.write_bytes(whole[:200])
     with pytest.raises(DataError, match=r"007\.png"):
         paste_category(category, tmp_path / "out", size=32, progress=False)
-    assert not (tmp_path / "out/part").exists()
+    assert not (tmp_path / "out").exists()
     path.write_bytes(whole)
-    (tmp_path / "out/.part.part/train/good/9999.png").write_bytes(b"left over")
+    left = tmp_path / "out/.part.part/train/good/9999.png"  # of a killed try
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"left over")
     folder = paste_category(category, tmp_path / "out", size=32, progress=False)
     assert written(folder) == written(paste_category(category, tmp_path / "new", size=32, progress=False))
 
