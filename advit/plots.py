@@ -147,7 +147,7 @@ def sheet_title(name: str, metrics: dict, threshold: float) -> str:
     found = [f"{label} {metrics[key]:.3f}" for key, label in shown.items() if metrics.get(key) is not None]
     meaning = (
         "Cyan: outline of the true defect. White: where the map exceeds its threshold.\n"
-        f"Above a map: the image score, anomalous above {threshold:.4g}."
+        f"Above a map: the image score, on a scale of its own, anomalous above {threshold:.4g}."
     )
     return f"{', '.join([name, *found])}\n{meaning}"
 
