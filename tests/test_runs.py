@@ -176,6 +176,19 @@ def test_localize_scores_a_test_image_as_evaluate_did(run, data, tmp_path):
     assert float(row["score"]) == pytest.approx(float(before["score"]), abs=2e-4)
 
 
+def test_localize_decides_at_the_threshold_that_is_asked_for(run, data, tmp_path, capsys):
+    image = data / "gear" / "test" / "stain" / "000.png"
+    for threshold, decision in (("-1e9", "anomalous"), ("1e9", "good")):
+        out = tmp_path / decision
+        arguments = ["localize", str(run), str(image), "--out", str(out), "--quiet", f"--threshold={threshold}"]
+        assert cli.main(arguments) == 0
+        (row,) = csv.DictReader((out / "scores.csv").open())
+        assert row["decision"] == decision and float(row["threshold"]) == float(threshold)
+    with pytest.raises(SystemExit):
+        cli.main(["localize", str(run), str(image), "--out", str(tmp_path / "o"), "--threshold", "nan"])
+    assert "argument --threshold: invalid finite value: 'nan'" in capsys.readouterr().err
+
+
 def test_localize_leaves_nothing_behind_on_a_bad_image(run, data, tmp_path, capsys):
     folder = tmp_path / "photos"
     shutil.copytree(data / "gear" / "test" / "good", folder)
