@@ -104,6 +104,7 @@ class ADViTConfig:
     mask_draws: int = option(1, "sets of complementary masks averaged per image, with density_context=others")
     score_shifts: int = option(1, "shifted copies per axis, woven into a map this many times as fine")
     map_sigma: float = option(4.0, "Gaussian smoothing of the anomaly map, in pixels at 512, scaled with the size")
+    fade: float = option(0.0, "a map is divided by 1 + its mean around each pixel / this: halos fade; 0 for no")
     score_sigma: float = option(4.0, "Gaussian smoothing of the map whose maximum is the image score, as map_sigma")
     top_share: float = option(0.0, "image score: mean of this share of the highest pixels; 0 for the maximum")
     evaluation_size: int = option(256, "maps and masks are compared at this many pixels square")

@@ -90,8 +90,9 @@ class Detector:
 
     def judge_scores(self, scores: dict[str, np.ndarray], kind: str | None = None) -> Judged:
         """The same from scores on the fine grid. Raises CheckpointError if a map is not finite."""
-        maps = pixel_maps(self.combine(scores, kind), self.config.evaluation_size, self.config.map_sigma)
-        decided = decided_scores(self.combine(scores, kind, decide=True), self.config)
+        config = self.config
+        maps = pixel_maps(self.combine(scores, kind), config.evaluation_size, config.map_sigma, config.fade)
+        decided = decided_scores(self.combine(scores, kind, decide=True), config)
         if not np.isfinite(maps).all() or not np.isfinite(decided).all():  # NaN would lie below every threshold
             raise CheckpointError(
                 "The run's weights give anomaly maps that are not finite: they are damaged. Train again."

@@ -28,7 +28,7 @@ class DensitySteps:
     the mixture of every patch; ``miss (G, G)``: mean squared distance of the target from the mixture's mean, per
     dimension; ``expected (H, H, 3)`` in [0, 1]: the mixture's mean painted, None if the target is no pixels; ``nll``
     in nats per dimension (less what the mixture expects, if ``score`` is "surprise") and ``standardised (G, G)``;
-    ``upsampled`` and ``smoothed (E, E)``.
+    ``upsampled`` and ``smoothed (E, E)``, the latter with halos faded.
     """
 
     image: np.ndarray
@@ -68,7 +68,7 @@ def density_steps(detector: Detector, image: Tensor, mask: ArrayLike) -> Density
     parts = mixtures(detector.network, unit_images(image[None], device, config.precision))
     standardised = detector.combine({"density": parts["nll"][None]}, "density")
     size = config.evaluation_size
-    steps = [pixel_maps(standardised, size, sigma)[0] for sigma in (0.0, config.map_sigma)]
+    steps = [pixel_maps(standardised, size, *how)[0] for how in ((0.0,), (config.map_sigma, config.fade))]
     shown = image.permute(1, 2, 0).numpy()
     return DensitySteps(shown, np.asarray(mask, bool), **parts, standardised=standardised[0],
                         upsampled=steps[0], smoothed=steps[1],

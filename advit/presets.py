@@ -19,7 +19,7 @@ PRESETS: dict[str, ADViTConfig] = {
         mask_blocks="4,all", minimax_lambda=0.001,
         epochs=300, max_steps=150, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
         brightness=0.05, precision="auto", density_score="surprise", near_share=0.25,
-        most_deviation=8.0, density_weight=20.0, score_standardise="shrunk", score_sigma=8.0,
+        most_deviation=8.0, density_weight=20.0, score_standardise="shrunk", score_sigma=8.0, fade=6.0,
     ),
 }  # fmt: skip
 PRESETS["advit"] = replace(  # quick, looking twice as close; shift and decoder stay the same in parts of the image

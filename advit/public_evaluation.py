@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from advit.detector import PARTS, Detector
@@ -57,6 +56,7 @@ class FinishedRun:
     threshold: float
     evaluation_size: int
     map_sigma: float = 0.0
+    fade: float = 0.0
     top_share: float = 0.0
     deciding: np.ndarray | None = None
     score_sigma: float = 0.0
@@ -140,7 +140,7 @@ def judge(run: FinishedRun, switches: Collection[str] = (), seed: int = 0) -> di
     Test: tests/test_public_evaluation.py
     """
     noise, corners = "noise" in switches, "align_corners" in switches
-    maps = anomaly_maps(run.noisy_grids if noise else run.grids, run.evaluation_size, run.map_sigma, corners)
+    maps = anomaly_maps(run.noisy_grids if noise else run.grids, run.evaluation_size, run.map_sigma, corners, run.fade)
     deciding = maps
     if run.deciding is not None:
         grids = run.noisy_deciding if noise else run.deciding
@@ -165,12 +165,11 @@ def judge(run: FinishedRun, switches: Collection[str] = (), seed: int = 0) -> di
     return {name: np.nan if value is None else value for name, value in found.items()}
 
 
-def anomaly_maps(grids: np.ndarray, size: int, map_sigma: float, align_corners: bool) -> np.ndarray:
-    """Maps ``(n, E, E)`` of patch maps, upsampled the one way or the other, with the same Gaussian filter."""
-    if not align_corners:
-        return pixel_maps(grids, size, map_sigma)
-    up, sigma = aligned_corners(grids, size), map_sigma * size / 512
-    return gaussian_filter(up, sigma=(0, sigma, sigma), mode="nearest") if sigma > 0 else up
+def anomaly_maps(
+    grids: np.ndarray, size: int, map_sigma: float, align_corners: bool, fade: float = 0.0
+) -> np.ndarray:
+    """Maps ``(n, E, E)`` of patch maps, upsampled the one way or the other, with the same filters."""
+    return pixel_maps(aligned_corners(grids, size) if align_corners else grids, size, map_sigma, fade)
 
 
 def defect_table(run: FinishedRun) -> pd.DataFrame:
@@ -260,7 +259,7 @@ def finished_run(
         parts = Parts(mse, ssim_of_images(network, load, count, device), nll)
     return FinishedRun(
         grids=detector.combine(scores), kinds=np.array([s.defect for s in samples]), masks=masks, grown=grown,
-        threshold=detector.threshold, evaluation_size=size, map_sigma=config.map_sigma,
+        threshold=detector.threshold, evaluation_size=size, map_sigma=config.map_sigma, fade=config.fade,
         deciding=detector.combine(scores, decide=True), score_sigma=config.score_sigma, top_share=config.top_share,
         noisy_grids=detector.combine(noisy_scores), noisy_deciding=detector.combine(noisy_scores, decide=True),
         parts=parts,

@@ -20,6 +20,8 @@ from advit.patches import patch_map_to_pixels
 from advit.precision import unit_images
 from advit.targets import Unseen
 
+SURROUND = 64.0  # px at 512: sd of the Gaussian whose mean fades a map
+
 
 def shift_offsets(patch: int, shifts: int) -> list[int]:
     """Offsets in pixels whose patch centres interleave to a regular grid ``shifts`` times as fine."""
@@ -113,14 +115,22 @@ def score_images(
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def pixel_maps(maps: np.ndarray, size: int, map_sigma: float) -> np.ndarray:
-    """Fine-grid maps ``(n, G, G)`` to anomaly maps ``(n, size, size)``: bilinear, then a Gaussian filter.
+def pixel_maps(maps: np.ndarray, size: int, map_sigma: float, fade: float = 0.0) -> np.ndarray:
+    """Fine-grid maps ``(n, G, G)`` to anomaly maps ``(n, size, size)``: bilinear, a Gaussian filter, halos faded.
 
-    ``map_sigma`` is in pixels at 512 and scales with ``size``. Test: tests/test_scoring.py
+    ``map_sigma`` is in pixels at 512 and scales with ``size``. With ``fade``: m / (1 + s / fade), s the Gaussian mean
+    of max(m, 0) around the pixel, sd SURROUND. What lies in the halo of a strong defect is then not worse than the
+    middle of a faint one, and what is alone stays (divisive normalisation: Heeger 1992).
+
+    Test: tests/test_scoring.py
     """
-    up = patch_map_to_pixels(torch.from_numpy(np.ascontiguousarray(maps)), size).numpy()
-    sigma = map_sigma * size / 512
-    return gaussian_filter(up, sigma=(0, sigma, sigma), mode="nearest") if sigma > 0 else up
+
+    def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
+        sigma *= size / 512
+        return gaussian_filter(values, sigma=(0, sigma, sigma), mode="nearest") if sigma > 0 else values
+
+    found = smoothed(patch_map_to_pixels(torch.from_numpy(np.ascontiguousarray(maps)), size).numpy(), map_sigma)
+    return found / (1 + smoothed(np.maximum(found, 0), SURROUND) / fade) if fade else found
 
 
 def image_scores(maps: np.ndarray, top_share: float) -> np.ndarray:

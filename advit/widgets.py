@@ -121,7 +121,7 @@ def averaged(word: str, count: int) -> list[tuple[str, int | None]]:
 
 def localization_explorer(
     grids: Mapping[str, np.ndarray], images: Sequence[np.ndarray], masks: np.ndarray, names: Sequence[str],
-    map_sigma: float = 8.0,
+    map_sigma: float = 8.0, fade: float = 0.0,
 ) -> Explorer:  # fmt: skip
     """Choose a kind of map, its smoothing and a threshold; see one image and the point on the PRO curve of all.
 
@@ -131,7 +131,7 @@ def localization_explorer(
     Args:
         grids: kind to scores ``(n, G, G)``, standardised and high where abnormal, as of ``Detector.combine``.
         images: n of ``(h, w, 3)`` uint8. masks: ``(n, E, E)`` bool. names: n.
-        map_sigma: the smoothing to begin with.
+        map_sigma: the smoothing to begin with. fade: of halos, as :func:`advit.scoring.pixel_maps` has it.
 
     Raises:
         ValueError: numbers of scores, images, masks and names differ.
@@ -145,7 +145,7 @@ def localization_explorer(
 
     @lru_cache(maxsize=8)
     def mapped(kind: str, smoothing: float) -> tuple[np.ndarray, ProCurve | None, tuple[float, float]]:
-        maps = pixel_maps(np.asarray(grids[kind], np.float32), masks.shape[-1], smoothing)
+        maps = pixel_maps(np.asarray(grids[kind], np.float32), masks.shape[-1], smoothing, fade)
         low, high = np.quantile(maps[:, ::4, ::4], [0.5, 0.999])
         return maps, pro_points(maps, masks), (float(low), float(high))
 

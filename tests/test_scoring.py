@@ -205,6 +205,29 @@ def test_a_known_target_changes_nothing():
     assert list(masked[0]) == list(SCORES) and all(torch.equal(masked[0][k], masked[1][k]) for k in SCORES)
 
 
+def test_a_map_fades_by_its_mean_around_each_pixel():
+    """m / (1 + s / 6), s the Gaussian mean of max(m, 0), sd 64 px at 512: 8 px at 64."""
+    maps = np.random.default_rng(0).normal(size=(3, 16, 16)).astype(np.float32)
+    maps[1] = 4.0
+    maps[2] = -4.0
+    smooth, faded = (pixel_maps(maps, 64, 8.0, fade) for fade in (0.0, 6.0))
+    around = np.stack([gaussian_filter(np.maximum(m, 0), 8.0, mode="nearest") for m in smooth])
+    assert np.allclose(faded, smooth / (1 + around / 6), atol=1e-5)
+    assert faded[1] == pytest.approx(np.full((64, 64), 4 / (1 + 4 / 6)), rel=1e-4)
+    assert np.array_equal(faded[2], smooth[2])  # nothing stands out there
+    assert faded.dtype == smooth.dtype == np.float32
+
+
+def test_the_halo_of_a_strong_defect_fades_below_a_faint_one_that_is_alone():
+    """Both of 32 x 32 places; where the halo is as high as the faint defect, it ends up at little more than half of it."""
+    strong, faint = np.zeros((2, 1, 32, 32), np.float32)
+    strong[0, 14:18, 14:18], faint[0, 10:12, 10:12] = 400, 8
+    strong = gaussian_filter(strong, (0, 2.5, 2.5))
+    column = int(np.argmax(strong[0, 16] > 8))  # of the halo, 8 pixels a place
+    s, f = pixel_maps(strong, 256, 0.0, 6.0), pixel_maps(faint, 256, 0.0, 6.0)
+    assert 3 < 16 - column < 10 and s[0, 132, 8 * column + 4] < 0.6 * f.max() and s.max() > 2 * f.max()
+
+
 def test_pixel_maps_are_bilinear_then_gaussian_scaled_with_size():
     maps = np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32)
     plain = pixel_maps(maps, 64, 0.0)
