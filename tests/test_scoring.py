@@ -219,7 +219,7 @@ def test_a_map_fades_by_its_mean_around_each_pixel():
 
 
 def test_the_halo_of_a_strong_defect_fades_below_a_faint_one_that_is_alone():
-    """Both of 32 x 32 places; where the halo is as high as the faint defect, it ends up at little more than half of it."""
+    """Both of 32 x 32 places; where the halo is as high as the faint defect, it ends up near half of it."""
     strong, faint = np.zeros((2, 1, 32, 32), np.float32)
     strong[0, 14:18, 14:18], faint[0, 10:12, 10:12] = 400, 8
     strong = gaussian_filter(strong, (0, 2.5, 2.5))
