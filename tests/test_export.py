@@ -84,8 +84,8 @@ def test_the_files_give_our_metrics_where_nothing_is_resized(data, runs, tmp_pat
 
 
 def test_the_image_score_of_the_script_is_the_maximum_of_the_map(data, tmp_path):
-    """So is ours if both maps have one unit and one smoothing."""
-    one_map = {"score_standardise": TINY.standardise, "score_sigma": TINY.map_sigma}
+    """So is ours if both maps have one unit and one smoothing, and none fades."""
+    one_map = {"score_standardise": TINY.standardise, "score_sigma": TINY.map_sigma, "fade": 0.0}
     run, config = tmp_path / "run", with_options(TINY, {"top_share": 0.0, **one_map})
     record = train_run(open_category(data, "gear"), config, seed=0, out=run, device=CPU, progress=False, pictures=False)
     assert cli.main(["export", str(run), "--format", "mvtec", "--out", str(tmp_path / "maps"), "--quiet"]) == 0
