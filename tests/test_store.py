@@ -146,7 +146,8 @@ def test_a_damaged_file_is_made_again_and_the_rest_kept(category, drawn, tmp_pat
     (folder / "training.json").write_text(json.dumps(made_before) + "\n")
     whole = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert set(whole) == set(FILES)
-    (folder / name).write_bytes(whole[name][: len(whole[name]) // 2])
+    cut = whole[name][: len(whole[name]) // 2].rstrip(b"\n")  # at the end of a line, only the record could tell
+    (folder / name).write_bytes(cut)
     if not finished:
         (folder / METRICS).unlink(missing_ok=True)
     require_runs([wanted], store, CPU, processes=1, progress=False)
