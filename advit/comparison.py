@@ -18,7 +18,7 @@ from advit.presets import preset
 from advit.profiles import Profile
 from advit.stats import paired
 from advit.store import make_spec, require_runs, stored_record
-from advit.tables import DECISION_KEYS, FULL_NAMES, MAIN_KEYS, METRIC_KEYS
+from advit.tables import DECISION_KEYS, FULL_NAMES, MAIN_KEYS, METRIC_KEYS, decided
 
 MEAN = "mean"
 
@@ -91,10 +91,8 @@ def compare(
         training = record["provenance"].get("training", {})
         devices |= {training["device"]} if training else set()
         metrics, seconds = {k: record.get(k) for k in METRIC_KEYS}, training.get("seconds")
-        said = {k: record.get("decisions", {}).get(k) for k in DECISION_KEYS}
-        rows.append(
-            {"variant": name, "category": spec.category, "seed": spec.seed, **metrics, **said, "seconds": seconds}
-        )
+        run = {"variant": name, "category": spec.category, "seed": spec.seed}
+        rows.append({**run, **metrics, **decided(record), "seconds": seconds})
     parts = [pd.DataFrame(rows)]
     if floors:
         parts += [floor_table(c, d, Profile.floor_size, store, progress) for c, d in zip(chosen, digests, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from advit.runs import EXAMPLE, PATCHES, load_run
 from advit.samples import Category
 from advit.store import RunSpec, make_spec, require_runs, stored_record
 from advit.synthetic import embedded_root
-from advit.tables import DECISION_KEYS, METRIC_KEYS, Table
+from advit.tables import DECISION_KEYS, METRIC_KEYS, Table, decided
 from advit.training import LOG
 
 # Environment variables by which 'make reproduce' speaks to the notebooks.
@@ -90,15 +90,17 @@ class Runs(Sequence):
     @property
     def table(self) -> pd.DataFrame:
         """One row per run: variant, category, seed and the seven metrics, NaN where undefined."""
-        rows = [{"variant": r.variant, "category": r.category, "seed": r.seed, **metrics_of(r.record)} for r in self]
-        return pd.DataFrame(rows, columns=["variant", "category", "seed", *METRIC_KEYS])
+        return self._rows(metrics_of, METRIC_KEYS)
+
+    def _rows(self, values: Callable[[dict[str, Any]], dict[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
+        """One row per run: variant, category, seed and ``values`` of its record."""
+        rows = [{"variant": r.variant, "category": r.category, "seed": r.seed, **values(r.record)} for r in self]
+        return pd.DataFrame(rows, columns=["variant", "category", "seed", *keys])
 
     @property
     def decisions(self) -> pd.DataFrame:
-        """One row per run: variant, category, seed, and how many defect-free and anomalous test images are said to be
-        anomalous."""
-        rows = [{"variant": r.variant, "category": r.category, "seed": r.seed, **r.record["decisions"]} for r in self]
-        return pd.DataFrame(rows, columns=["variant", "category", "seed", *DECISION_KEYS])
+        """The same with how many defect-free and anomalous test images are said to be anomalous."""
+        return self._rows(decided, DECISION_KEYS)
 
     def only(self, variant: str | None = None, category: str | None = None, seed: int | None = None) -> Runs:
         """The runs that agree with what is given."""

@@ -124,6 +124,11 @@ def markdown_table(table: pd.DataFrame) -> str:
     return Table(with_spread(table), "").markdown()
 
 
+def decided(record: dict[str, Any]) -> dict[str, int | None]:
+    """The numbers of a record's decisions, None where there was no test image. Test: tests/test_tables.py"""
+    return {k: record.get("decisions", {}).get(k) for k in DECISION_KEYS}
+
+
 def decisions(rows: pd.DataFrame) -> pd.DataFrame:
     """False alarms among defect-free test images, and anomalous ones that are found, for each category and variant.
 

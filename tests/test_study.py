@@ -87,6 +87,7 @@ def test_a_category_without_test_images_has_empty_metrics(root, tmp_path):
     study = open_study("smoke", plain, store=tmp_path / "store")
     run = study.run("main").first()
     assert run.patches() == {} and np.isnan(study.run("main").table["aupro_0.3"]).all()
+    assert study.run("main").decisions["false_alarms"].isna().all()  # and notebook 06 goes on
     assert study.floors()["aupro_0.3"].isna().all()
     assert json.loads((run.folder / "metrics.json").read_text())["images"]["test"] == 0
 

@@ -7,6 +7,7 @@ from advit.tables import (
     DECISION_KEYS,
     METRIC_KEYS,
     Table,
+    decided,
     decisions,
     markdown_table,
     metrics_table,
@@ -69,3 +70,11 @@ def test_decisions_by_hand():
     assert decisions(rows).values.tolist() == [
         ["gear", "base", "0.5 of 20 (2.5%)", "8.5 of 10 (85.0%)"], ["nut", "base", "2 of 5 (40.0%)", "-"],
     ]  # fmt: skip
+
+
+def test_a_run_without_test_images_decides_nothing():
+    said = decided({"decisions": {"good": 2, "false_alarms": 0, "anomalous": 3, "found": 1}})
+    assert list(said) == list(DECISION_KEYS) and list(said.values()) == [2, 0, 3, 1]
+    nothing = decided({"image_auroc": None})
+    assert list(nothing) == list(DECISION_KEYS) and set(nothing.values()) == {None}
+    assert decisions(pd.DataFrame([{"variant": "base", "category": "gear", **nothing}])).empty
