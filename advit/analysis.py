@@ -91,7 +91,7 @@ def discrepancy_probe(
         network.eval()
         images = unit_images(pixels, device, config.precision)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-            values = association_discrepancy(network.encode(images)[1], config.smoothing_eps)
+            values = association_discrepancy(network.encode(images)[1], config.smoothing_eps, config.kernels)
         share = torch.from_numpy(defect_share(samples, cache, config.grid)[chosen].reshape(len(chosen), -1))
         values = values.double().cpu()
         defect, normal = values[share >= DEFECT_SHARE], values[share == 0]

@@ -10,21 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advit.native import native_library
 from advit.precision import full_precision
 
-BLOCK_BYTES = 2**20  # of one block in full precision; some ten of them are at work together
+BLOCK_BYTES = 2**21  # of one block in full precision; some ten of them are at work together
+TOGETHER = 2  # pairs in a block, if there are as many rows: a matrix library then has a product for each of its threads
 
 
 def blocks(pairs: int, n: int, like: Tensor, kernels: str = "plain") -> Iterator[tuple[slice, slice]]:
-    """Slices of (batch, head) pairs and of rows: whole pairs while they fit in a block, but at most half of them; else
-    rows of one pair. A pair's first rows come first (:func:`add_rows`).
+    """Slices of (batch, head) pairs and of rows: whole pairs while they fit in a block, else rows of TOGETHER pairs.
+    A pair's first rows come first (:func:`add_rows`).
 
-    Fused arithmetic holds fewer blocks at a time, so that they may be larger. Half of the pairs: on a CPU, malloc then
-    keeps what a block frees, where it would give back what all pairs free together, and take it anew in every step.
+    Arithmetic in one pass (``kernels``, resolved, is not "plain") holds fewer blocks at a time, so that they may be
+    larger. Plain, at most half of the pairs: on a CPU, malloc then keeps what a block frees, where it would give back
+    what all pairs free together, and take it anew in every step.
     """
-    size = BLOCK_BYTES * (1 + (kernels == "fused")) if like.device.type == "cpu" else 2**27
-    room = max(1, size // (n * full_precision(like[:0]).element_size()))
-    rows, together = min(n, room), max(1, min(room // n, (pairs + 1) // 2))
+    one_pass = kernels != "plain"
+    size = BLOCK_BYTES * (1 + one_pass) if like.device.type == "cpu" else 2**27
+    room = max(1, size // (n * full_precision(like[:0]).element_size()))  # rows
+    together = min(max(room // n, TOGETHER), room, pairs if one_pass else (pairs + 1) // 2)
+    rows = min(n, room // together)
     for row in range(0, n, rows):
         for pair in range(0, pairs, together):
             yield slice(pair, min(pair + together, pairs)), slice(row, min(row + rows, n))
@@ -53,16 +58,38 @@ def without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def kernel(step: Callable[..., Any], kernels: str) -> Callable[..., Any]:
-    """``step`` as it is for "plain", or with its arithmetic fused."""
-    return fused(step) if kernels == "fused" else step
+def resolve_kernels(kernels: str, like: Tensor) -> str:
+    """What a config's ``kernels`` is for tensors ``like``: "plain", "native" (rows.cpp) or "compiled" (torch.compile).
+
+    On a CPU "fused" and "auto" are native, elsewhere compiled and plain. Where there is no C++ compiler they are plain;
+    of "fused" a warning says so. Test: tests/test_blocks.py
+    """
+    if kernels == "plain" or (kernels == "auto" and like.device.type != "cpu"):
+        return "plain"
+    if like.device.type != "cpu":
+        return "compiled"
+    library, why = native_library()
+    if library is None and kernels == "fused":
+        say_once(f"kernels=fused: kernels=plain is used. {why}")
+    return "plain" if library is None else "native"
+
+
+@cache
+def say_once(message: str) -> None:
+    """A warning, unless it was said before."""
+    warnings.warn(message, stacklevel=3)
+
+
+def kernel(plain: Callable[..., Any], native: Callable[..., Any], kernels: str) -> Callable[..., Any]:
+    """The step that computes a block with resolved ``kernels``; both compute the same."""
+    return fused(plain) if kernels == "compiled" else {"plain": plain, "native": native}[kernels]
 
 
 @cache
 def fused(step: Callable[..., Any]) -> Callable[..., Any]:
     """``step``, its arithmetic fused by ``torch.compile``: made in seconds at the first call with tensors of a size.
 
-    Where that fails (it wants a C++ compiler), a warning says so, and ``step`` itself computes the same.
+    Where that fails, a warning says so, and ``step`` itself computes the same.
     Test: tests/test_blocks.py
     """
     use = [torch.compile(step, dynamic=False, fullgraph=True)]  # fails where it would give up silently

@@ -14,7 +14,7 @@ CHOICES = {
     "density_target": ("filters", "pixels", "encoded"),
     "density_score": ("nll", "surprise"),
     "minimax": ("both", "maximise", "minimise", "none"),
-    "kernels": ("plain", "fused"),
+    "kernels": ("plain", "fused", "auto"),
     "precision": ("float32", "bfloat16", "float64", "auto"),
     "schedule": ("constant", "cosine"),
     "score": ("density", "reconstruction", "discrepancy", "association", "combined"),
@@ -93,7 +93,7 @@ class ADViTConfig:
     shift: int = option(0, "training images are moved by up to this many pixels, edges reflected")
     brightness: float = option(0.0, "training images are multiplied by 1 +- this")
     precision: str = option("float32", "of matrix products; float64: of all; auto: bfloat16 where the device has it")
-    kernels: str = option("plain", "arithmetic of the discrepancy: plain, or fused by torch.compile (needs a compiler)")
+    kernels: str = option("plain", "the discrepancy's arithmetic: plain, fused (in one pass), auto: fused on a CPU")
 
     score: str = option("density", "the anomaly map: density, reconstruction, discrepancy, association, combined")
     density_score: str = option("nll", "of a patch: nll, or surprise, the NLL less what the mixture expects of it")

@@ -155,8 +155,8 @@ def judged_as_new(
     Test: tests/test_detector.py
     """
     count = len(next(iter(scores.values())))
-    used = sorted(set(range(count)) - set(kept_out))
-    target = getattr(network, "target", None)
+    used = {image: place for place, image in enumerate(sorted(set(range(count)) - set(kept_out)))}
+    target = network.target
     crossed = network.config.score == "density" and isinstance(target, FilterTarget) and target.crossed
     candidates = range(count) if crossed or not kept_out else kept_out
     alone = lone_images(np.stack([thumbnail(load([i])[0]) for i in range(count)]))
@@ -164,10 +164,10 @@ def judged_as_new(
     if len(chosen) < LEAST_JUDGED:
         chosen = list(candidates)
     chosen = chosen[:: -(-len(chosen) // MOST_JUDGED)]
-    again = [i for i in chosen if crossed and i not in set(kept_out)]
+    again = [i for i in chosen if crossed and i in used]
     if not again:
         return [judge_by_others(network, scores, i) for i in chosen]
-    folds = torch.tensor([used.index(i) % FOLDS for i in again])
+    folds = torch.tensor([used[i] % FOLDS for i in again])
     crossed_scores = score_images(
         network, lambda rows: load([again[j] for j in rows]), len(again), device=device, wanted=scores, folds=folds
     )

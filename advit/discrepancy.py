@@ -53,19 +53,20 @@ class _SymmetricKL(torch.autograd.Function):
     """Symmetric KL ``(pair, N)`` of both associations; the backward pass goes through the blocks once more."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, eps: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, sigma: Tensor, eps: float, kernels: str) -> Tensor:
         ctx.save_for_backward(q, k, sigma)
-        ctx.eps = eps
+        ctx.eps, ctx.kernels = eps, kernels
         with without_autocast(q):
-            return divergence_of(q, k, sigma, eps, torch.ones_like(sigma), (False, False))[0]
+            return divergence_of(q, k, sigma, eps, torch.ones_like(sigma), (False, False), kernels)[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         needed = ctx.needs_input_grad
         with without_autocast(gradient):
-            found = divergence_of(*ctx.saved_tensors, ctx.eps, gradient, (needed[0] or needed[1], needed[2]))
-        return *found[1:], None
+            moved = needed[0] or needed[1], needed[2]
+            found = divergence_of(*ctx.saved_tensors, ctx.eps, gradient, moved, ctx.kernels)
+        return *found[1:], None, None
 
 
 class _MeanSymmetricKL(torch.autograd.Function):
@@ -96,20 +97,22 @@ def _pairs(a: Associations) -> tuple[Tensor, ...]:
     return a.queries.flatten(0, 1), a.keys.flatten(0, 1), a.sigma.flatten(0, 1)
 
 
-def block_symmetric_kl(associations: Associations, eps: float) -> Tensor:
+def block_symmetric_kl(associations: Associations, eps: float, kernels: str = "plain") -> Tensor:
     """:func:`symmetric_kl` of one layer, ``(batch, head, N)``, in blocks; once differentiable.
 
     Test: tests/test_eq_discrepancy.py
     """
-    return _SymmetricKL.apply(*_pairs(associations), eps).reshape(associations.sigma.shape)
+    return _SymmetricKL.apply(*_pairs(associations), eps, kernels).reshape(associations.sigma.shape)
 
 
-def association_discrepancy(layers: Sequence[Associations], eps: float) -> Tensor:
+def association_discrepancy(layers: Sequence[Associations], eps: float, kernels: str = "plain") -> Tensor:
     """Association discrepancy of every patch ``(batch, N)``, in nats, computed in blocks.
+
+    ``kernels``: see :func:`advit.blocks.resolve_kernels`.
 
     Source: Anomaly Transformer, eq. 3. Test: tests/test_eq_discrepancy.py
     """
-    return torch.stack([block_symmetric_kl(a, eps).mean(dim=1) for a in layers]).mean(dim=0)
+    return torch.stack([block_symmetric_kl(a, eps, kernels).mean(dim=1) for a in layers]).mean(dim=0)
 
 
 def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str, kernels: str = "plain") -> Tensor:
@@ -122,7 +125,7 @@ def minimax_discrepancy(layers: Sequence[Associations], eps: float, phases: str,
 
     Args:
         phases: "both"; "maximise" or "minimise" for one phase alone; "none" for a value without gradient.
-        kernels: "plain", or "fused" for arithmetic that ``torch.compile`` has fused.
+        kernels: "plain", "fused" or "auto" (:func:`advit.blocks.resolve_kernels`).
 
     Returns:
         Scalar, in nats: the plain mean discrepancy, whatever the phases.

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advit.blocks import add_rows, blocks, kernel, row_sum, transposed_empty
+from advit.blocks import add_rows, blocks, kernel, resolve_kernels, row_sum, transposed_empty
+from advit.native import divergence_rows
 from advit.patches import squared_patch_distances
 from advit.precision import full_precision
 
@@ -105,8 +106,18 @@ def divergence_step(
     return value, d_q, d_k, None if d_a is None else d_a * weight
 
 
+def native_divergence_step(
+    q: Tensor, k: Tensor, a: Tensor, squared: Tensor, weight: Tensor, eps: float, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, ...]:
+    """:func:`divergence_step` on a CPU, all but its matrix products in one pass. Test: tests/test_native.py"""
+    logits = logits_block(q, k)
+    value, _, d_a, *_ = divergence_rows(logits, a, squared, eps, LOWEST, weight)
+    d_q, d_k = logit_products(logits, q, k) if needed[0] else (None, None)
+    return value, d_q, d_k, d_a * weight if needed[1] else None
+
+
 def blocks_and_distances(q: Tensor, sigma: Tensor, kernels: str) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Pairs, rows, and D^2 ``(rows, N)`` of every block."""
+    """Pairs, rows, and D^2 ``(rows, N)`` of every block; ``kernels`` are resolved."""
     last, squared = None, None
     for p, r in blocks(*q.shape[:2], q, kernels):
         if r != last:
@@ -123,7 +134,8 @@ def divergence_of(
         q, k: ``(pair, N, d_h)``. sigma, weight: ``(pair, N)``.
         needed: whether the gradients towards q and k, and towards sigma, are wanted; None where not.
     """
-    needed, step = (bool(needed[0]), bool(needed[1])), kernel(divergence_step, kernels)
+    needed, kernels = (bool(needed[0]), bool(needed[1])), resolve_kernels(kernels, q)
+    step = kernel(divergence_step, native_divergence_step, kernels)
     value, a = torch.empty_like(sigma), 0.5 / sigma.square()[..., None]
     d_q, d_k = (torch.empty_like(q), transposed_empty(k)) if needed[0] else (None, None)
     d_sigma = torch.empty_like(sigma) if needed[1] else None

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from advit.blocks import add_rows, kernel, row_sum, transposed_empty, without_autocast
+from advit.blocks import add_rows, kernel, resolve_kernels, row_sum, transposed_empty, without_autocast
 from advit.config import CHOICES
 from advit.divergence import (
+    LOWEST,
     blocks_and_distances,
     gaussian_block,
     logit_products,
@@ -20,6 +21,7 @@ from advit.divergence import (
     row_divergence,
     smoothing,
 )
+from advit.native import attention_rows, divergence_rows
 from advit.precision import full_precision
 
 
@@ -28,7 +30,7 @@ class Minimax:
     """What training wants of the discrepancy besides its value.
 
     ``phases``: "both"; "maximise" or "minimise" for one phase alone; "none" for a value without gradient.
-    ``kernels``: "plain", or "fused" for arithmetic that ``torch.compile`` has fused. ValueError for any other.
+    ``kernels``: "plain", "fused" or "auto" (:func:`advit.blocks.resolve_kernels`). ValueError for any other.
     """
 
     eps: float
@@ -93,6 +95,27 @@ def backward_step(
     return *logit_products(inner.mul_(s), q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
 
 
+def native_forward_step(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float, needed: tuple[bool, bool]
+) -> tuple[Tensor, RowPeaks, Tensor, Tensor | None, Tensor | None]:
+    """:func:`forward_step` on a CPU, all but its matrix products in one pass. Test: tests/test_native.py"""
+    s = logits_block(q, k)
+    value, mean_h, d_a, *peaks = divergence_rows(s, a, squared, eps, LOWEST)
+    return s.to(v.dtype) @ v, RowPeaks(*peaks), value, mean_h if needed[0] else None, d_a if needed[1] else None
+
+
+def native_backward_step(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, peaks: RowPeaks, mean_h: Tensor | None, eps: float,
+    out: Tensor, d_out: Tensor, weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """:func:`backward_step` on a CPU, all but its matrix products in one pass. Test: tests/test_native.py"""
+    s, inner = logits_block(q, k), full_precision(d_out @ v.transpose(1, 2))
+    row, scale = -row_sum(full_precision(d_out) * full_precision(out)), float(weight) * (1 - eps)
+    row, scale = (row, 0.0) if mean_h is None else (row + scale * mean_h, scale)
+    attention_rows(s, inner, a, squared, torch.stack(peaks), row, scale, eps, LOWEST)
+    return *logit_products(inner, q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
+
+
 class _MinimaxAttention(torch.autograd.Function):
     """softmax(Q K^T / sqrt(d_h)) V of ``(pair, N, d_h)`` and the mean discrepancy, its gradient reversed towards q, k.
 
@@ -104,11 +127,13 @@ class _MinimaxAttention(torch.autograd.Function):
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:
         (series, prior), needed = minimax.moves, ctx.needs_input_grad
         moves = series and (needed[0] or needed[1]), prior and needed[3]
-        step, out, a = kernel(forward_step, minimax.kernels), torch.empty_like(v), 0.5 / sigma.square()[..., None]
+        kernels = resolve_kernels(minimax.kernels, q)
+        step = kernel(forward_step, native_forward_step, kernels)
+        out, a = torch.empty_like(v), 0.5 / sigma.square()[..., None]
         value, *peaks = (torch.empty_like(a) for _ in range(4))
         mean_h, d_sigma = (torch.empty_like(a) if moved else None for moved in moves)
         with without_autocast(q):
-            for p, r, squared in blocks_and_distances(q, sigma, minimax.kernels):
+            for p, r, squared in blocks_and_distances(q, sigma, kernels):
                 out[p, r], found, *rows = step(q[p, r], k[p], v[p], a[p, r], squared, minimax.eps, moves)
                 for total, part in zip((*peaks, value, mean_h, d_sigma), (*found, *rows), strict=True):
                     if total is not None:
@@ -124,7 +149,8 @@ class _MinimaxAttention(torch.autograd.Function):
     def backward(ctx, d_out: Tensor, gradient: Tensor):
         q, k, v, sigma, out, mean_h, d_sigma, *peaks = ctx.saved_tensors
         d_q, d_k, d_v, d_out = torch.empty_like(q), transposed_empty(k), transposed_empty(v), d_out.to(q.dtype)
-        step, eps, kernels = kernel(backward_step, ctx.minimax.kernels), ctx.minimax.eps, ctx.minimax.kernels
+        eps, kernels = ctx.minimax.eps, resolve_kernels(ctx.minimax.kernels, q)
+        step = kernel(backward_step, native_backward_step, kernels)
         a, weight = 0.5 / sigma.square()[..., None], gradient.to(sigma.dtype) / sigma.numel()
         with without_autocast(q):
             for p, r, squared in blocks_and_distances(q, sigma, kernels):

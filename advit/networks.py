@@ -49,7 +49,7 @@ def fit_target(network: nn.Module, load: Callable[[list[int]], Tensor], count: i
 
     Filters see each image also moved and brightened as in training, so that a place's statistics allow for that.
     """
-    config, target = network.config, getattr(network, "target", None)
+    config, target = network.config, network.target
     if target is None:
         return
     generator = torch.Generator().manual_seed(seed)
@@ -155,7 +155,7 @@ def patch_scores(
         error = patchify(shrunk(images, config), side) - patchify(network.reconstruct(encoded), side)
         scores["reconstruction"] = error.square().mean(dim=-1)
     if {"discrepancy", "association"} & set(wanted):
-        scores["discrepancy"] = association_discrepancy(associations, config.smoothing_eps)
+        scores["discrepancy"] = association_discrepancy(associations, config.smoothing_eps, config.kernels)
     if "association" in wanted:
         scores["association"] = torch.softmax(-scores["discrepancy"], dim=-1) * scores["reconstruction"]
     return {name: scores[name] for name in SCORES if name in wanted}

@@ -18,7 +18,7 @@ PRESETS: dict[str, ADViTConfig] = {
         target_cells=2, filter_levels=3, least_change=0.02, factors=128, density_hidden=128, log_variance_floor=-1.0,
         mask_blocks="4,all", minimax_lambda=0.001,
         epochs=300, max_steps=150, batch_size=8, learning_rate=2e-3, schedule="cosine", gradient_clip=1.0, shift=4,
-        brightness=0.05, precision="auto", density_score="surprise", near_share=0.25,
+        brightness=0.05, precision="auto", kernels="auto", density_score="surprise", near_share=0.25,
         most_deviation=8.0, density_weight=20.0, score_standardise="shrunk", score_sigma=8.0, fade=6.0,
     ),
 }  # fmt: skip

@@ -37,11 +37,8 @@ def nearest_images(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.
 
     Test: tests/test_similarity.py
     """
-    a, b = unit_rows(train), unit_rows(test)
-    mean = (a.sum(axis=0) + b.sum(axis=0)) / (len(a) + len(b))
-    a, b = unit_rows(a - mean), unit_rows(b - mean)
-    blocks = [b[i : i + 512] @ a.T for i in range(0, len(b), 512)]  # (512, m) at a time
-    return np.concatenate([s.max(axis=1) for s in blocks]), np.concatenate([s.argmax(axis=1) for s in blocks])
+    rows = typical_left_out(np.concatenate([train, test]))
+    return most_similar(rows[: len(train)], rows[len(train) :])
 
 
 def lone_images(thumbnails: np.ndarray) -> np.ndarray:
@@ -53,14 +50,29 @@ def lone_images(thumbnails: np.ndarray) -> np.ndarray:
 
     Test: tests/test_similarity.py
     """
+    rows = typical_left_out(thumbnails)
+    return most_similar(rows, rows, itself=False)[0] <= ALIKE
+
+
+def most_similar(rows: np.ndarray, to: np.ndarray, itself: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Largest product of every row of ``to`` with one of ``rows``, and which; without ``itself`` not that in its place.
+
+    512 rows of ``to`` at a time.
+    """
+    value, index = np.empty(len(to)), np.empty(len(to), dtype=int)
+    for start in range(0, len(to), 512):
+        similar = to[start : start + 512] @ rows.T
+        if not itself:
+            np.fill_diagonal(similar[:, start:], -1.0)
+        part = slice(start, start + len(similar))
+        index[part], value[part] = similar.argmax(axis=1), similar.max(axis=1)
+    return value, index
+
+
+def typical_left_out(thumbnails: np.ndarray) -> np.ndarray:
+    """Each image's u less their mean, at length 1 again: see :func:`nearest_images`."""
     rows = unit_rows(thumbnails)
-    rows = unit_rows(rows - rows.mean(axis=0))
-    alone = np.empty(len(rows), dtype=bool)
-    for start in range(0, len(rows), 512):
-        similar = rows[start : start + 512] @ rows.T
-        similar[np.arange(len(similar)), start + np.arange(len(similar))] = -1.0  # to itself
-        alone[start : start + 512] = similar.max(axis=1) <= ALIKE
-    return alone
+    return unit_rows(rows - rows.mean(axis=0))
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:

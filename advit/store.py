@@ -30,6 +30,7 @@ from advit.config import ADViTConfig
 from advit.data import open_category
 from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.files import exclusive
+from advit.native import SOURCE
 from advit.precision import resolve_precision
 from advit.remains import sweep
 from advit.runs import EXAMPLE, METRICS, PATCHES, SCORES_CSV, SHEET, TRAINING, identity_of, train_run
@@ -71,7 +72,7 @@ def content_key(identity: dict[str, Any]) -> str:
 
 @cache
 def code_digest(start: str = "runs") -> str:
-    """SHA-256 of the statements of every module that ``start`` imports, without comments and docstrings.
+    """SHA-256 of the statements of every module that ``start`` imports, rows.cpp's too, without comments and docstrings.
 
     A run is trained again when code that could change its numbers has changed, not when a comment or a plot has.
     Test: tests/test_store.py
@@ -79,10 +80,17 @@ def code_digest(start: str = "runs") -> str:
     total = hashlib.sha256()
     for name in sorted(decisive_modules(start)):
         total.update(f"{name}\n{statements((HERE / f'{name}.py').read_text(encoding='utf-8'))}\n".encode())
+        if name == "native":
+            total.update(cpp_statements(SOURCE.read_text(encoding="utf-8")).encode())
     return total.hexdigest()
 
 
 HERE = Path(__file__).resolve().parent
+
+
+def cpp_statements(source: str) -> str:
+    """C++ without comments (// alone, no string in it) and layout."""
+    return " ".join(word for line in source.splitlines() for word in line.partition("//")[0].split())
 
 
 def decisive_modules(start: str) -> set[str]:

@@ -141,6 +141,8 @@ class VTADL(nn.Module):
     Test: tests/test_eq_vt_adl.py
     """
 
+    target = None  # its density is of its own features
+
     def __init__(
         self, *, image_size: int = 512, patch: int = 64, dim: int = 512, depth: int = 6, heads: int = 8,
         mlp_dim: int = 1024, components: int = 10, noise_sd: float = 0.2, in_channels: int = 3,

@@ -1,4 +1,4 @@
-"""Blocks of rows, and steps whose arithmetic torch.compile has fused."""
+"""Blocks of rows, and which arithmetic their steps use."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import torch
 
 from advit import blocks as module
 from advit.attention import Associations
-from advit.blocks import blocks, fused
+from advit.blocks import blocks, fused, resolve_kernels, say_once
 from advit.discrepancy import minimax_discrepancy
 from advit.divergence import prior_block
 from advit.minimax_attention import Minimax, minimax_attention
@@ -16,7 +16,8 @@ from advit.patches import squared_patch_distances
 
 @pytest.fixture(autouse=True)
 def forget():
-    fused.cache_clear()
+    for found in (fused, say_once):
+        found.cache_clear()
     yield
     fused.cache_clear()
 
@@ -41,48 +42,84 @@ def of_discrepancy(kernels):
 
 
 @pytest.mark.parametrize("pairs, n, size", [(6, 16, 300), (6, 16, 1500), (7, 4, 200), (1, 9, 2**20)])
-@pytest.mark.parametrize("kernels", ["plain", "fused"])
+@pytest.mark.parametrize("kernels", ["plain", "native"])
 def test_every_row_of_every_pair_is_in_one_block(pairs, n, size, kernels, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", size)
     seen = torch.zeros(pairs, n)
     for p, r in blocks(pairs, n, torch.zeros(0), kernels):
         assert (seen[p, : r.start] == 1).all()  # the first rows of a pair come first, as add_rows takes for granted
         seen[p, r] += 1
-        assert seen[p, r].numel() * n * 4 <= max(size * (1 + (kernels == "fused")), 4 * n)
+        assert seen[p, r].numel() * n * 4 <= max(size * (1 + (kernels == "native")), 4 * n)
     assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("compute", [of_attention, of_discrepancy])
-def test_fused_steps_compute_what_plain_ones_do(compute):
+@pytest.mark.parametrize("kernels", ["fused", "auto"])
+def test_one_pass_computes_what_plain_steps_do(compute, kernels):
     """Where there is no compiler this compares the plain ones with themselves."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = compute(kernels)
+    assert all("compiler" in str(w.message) for w in said), said
+    for a, b in zip(found, compute("plain"), strict=True):
+        assert (a - b).abs().max() <= 2e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize("compute", [of_attention, of_discrepancy])
+def test_compiled_steps_compute_what_plain_ones_do(compute, monkeypatch):
+    """As on a GPU. Where torch.compile fails, for want of a compiler, the plain ones are compared with themselves."""
+    monkeypatch.setattr("advit.minimax_attention.resolve_kernels", lambda *_: "compiled")
+    monkeypatch.setattr("advit.divergence.resolve_kernels", lambda *_: "compiled")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = compute("fused")
     given_up = [str(w.message) for w in said if "torch.compile failed" in str(w.message)]
     assert all("compiler" in message for message in given_up), given_up
+    monkeypatch.undo()
     for a, b in zip(found, compute("plain"), strict=True):
         assert (a - b).abs().max() <= 2e-5 * b.abs().max()
 
 
-def test_without_a_compiler_the_plain_step_is_used_and_said_once(monkeypatch):
+def test_without_a_compiler_plain_steps_are_used_and_of_fused_it_is_said_once(monkeypatch):
+    monkeypatch.setattr(module, "native_library", lambda: (None, "No C++ compiler"))
+    expected = of_discrepancy("plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(of_discrepancy("auto")[1], expected[1])
+    with pytest.warns(UserWarning, match="kernels=fused: kernels=plain is used. No C.. compiler$"):
+        found = of_discrepancy("fused")
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of_discrepancy("fused")
+
+
+def test_where_torch_compile_fails_the_plain_step_is_used_and_said_once(monkeypatch):
     calls = []
 
     def no_compiler(step, **_):
         def call(*arguments):
-            calls.append(step.__name__)
+            calls.append(arguments)
             raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nlong trace")
 
         return call
 
     monkeypatch.setattr(torch, "compile", no_compiler)
+    step = fused(lambda x: 2 * x)
     with pytest.warns(UserWarning, match="kernels=plain is used. InvalidCxxCompiler: No working C.. compiler found$"):
-        found = of_discrepancy("fused")
-    for a, b in zip(found, of_discrepancy("plain"), strict=True):
-        assert torch.equal(a, b)
+        assert step(torch.ones(2)).tolist() == [2, 2]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        of_discrepancy("fused")
-    assert calls == ["divergence_step"]
+        step(torch.ones(2))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kernels, cpu, gpu", [("plain", "plain", "plain"), ("fused", "native", "compiled"),
+                                               ("auto", "native", "plain")])  # fmt: skip
+def test_what_kernels_are_on_each_device(kernels, cpu, gpu, monkeypatch):
+    monkeypatch.setattr(module, "native_library", lambda: (object(), ""))
+    assert resolve_kernels(kernels, torch.zeros(1)) == cpu
+    assert resolve_kernels(kernels, torch.zeros(1, device="meta")) == gpu
 
 
 def test_an_error_of_the_inputs_is_not_taken_for_a_missing_compiler(monkeypatch):

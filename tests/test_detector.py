@@ -24,6 +24,7 @@ SMALL = dict(
 
 def network(**options):
     net = nn.Identity()
+    net.target = None
     small = {"evaluation_size": 8, "map_sigma": 0.0, "score_sigma": 0.0, "image_size": 32, "target_cells": 1}
     small |= {"standardise": "image", "score_standardise": "position", "fade": 0.0}
     net.config = with_options(PRESETS["quick"], {**small, **options})

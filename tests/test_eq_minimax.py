@@ -167,7 +167,7 @@ def test_the_total_is_the_written_sum(phases):
 @pytest.mark.parametrize(
     "options, message",
     [(dict(phases="minimize"), "phases='minimize': choose one of both, maximise, minimise, none"),
-     (dict(kernels="fast"), "kernels='fast': choose one of plain, fused")],
+     (dict(kernels="fast"), "kernels='fast': choose one of plain, fused, auto")],
 )  # fmt: skip
 def test_unknown_phases_and_kernels_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -218,6 +218,16 @@ def test_a_map_fades_by_its_mean_around_each_pixel():
     assert faded.dtype == smooth.dtype == np.float32
 
 
+@pytest.mark.parametrize("size", [100, 256, 512])
+def test_the_mean_that_fades_a_map_may_be_taken_of_coarse_pixels(size):
+    """Within a hundredth of the mean of every pixel, and of the map."""
+    maps = 3 + 2 * np.random.default_rng(0).normal(size=(2, 16, 16)).astype(np.float32)
+    smooth, faded = (pixel_maps(maps, size, 8.0, fade) for fade in (0.0, 6.0))
+    sigma = 64 * size / 512
+    around = gaussian_filter(np.maximum(smooth, 0), sigma=(0, sigma, sigma), mode="nearest")
+    assert np.abs(faded - smooth / (1 + around / 6)).max() < 0.01 * np.abs(faded).max()
+
+
 def test_the_halo_of_a_strong_defect_fades_below_a_faint_one_that_is_alone():
     """Both of 32 x 32 places; where the halo is as high as the faint defect, it ends up near half of it."""
     strong, faint = np.zeros((2, 1, 32, 32), np.float32)

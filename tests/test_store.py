@@ -278,6 +278,21 @@ def test_the_code_of_a_run_is_all_that_it_imports_but_what_only_draws():
     assert code_digest() != code_digest("floors")
 
 
+def test_the_code_of_a_run_has_the_statements_of_rows_cpp(tmp_path, monkeypatch):
+    source = tmp_path / "rows.cpp"
+    found = {}
+    for name, text in {"as it is": SOURCE.read_text(encoding="utf-8"), "comment": "int a;  // one", "none": " int\n a;",
+                       "other": "int b;"}.items():  # fmt: skip
+        source.write_text(text, encoding="utf-8")
+        monkeypatch.setattr("advit.store.SOURCE", source)
+        code_digest.cache_clear()
+        found[name] = code_digest()
+    code_digest.cache_clear()
+    assert found["comment"] == found["none"] and len(set(found.values())) == 3
+    monkeypatch.undo()
+    assert code_digest() == found["as it is"]
+
+
 def test_comments_and_docstrings_are_not_code():
     a = 'def f(x):\n    """One."""\n    return x  # what\n'
     b = '"""Module."""\n\ndef f(x):\n    """Two,\n    three."""\n\n    return x\n'
