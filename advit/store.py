@@ -72,9 +72,10 @@ def content_key(identity: dict[str, Any]) -> str:
 
 @cache
 def code_digest(start: str = "runs") -> str:
-    """SHA-256 of the statements of every module that ``start`` imports, rows.cpp's too, without comments and docstrings.
+    """SHA-256 of the statements of every module that ``start`` imports, without comments and docstrings.
 
-    A run is trained again when code that could change its numbers has changed, not when a comment or a plot has.
+    With ``native`` come those of rows.cpp. A run is trained again when code that could change its numbers has changed,
+    not when a comment or a plot has.
     Test: tests/test_store.py
     """
     total = hashlib.sha256()

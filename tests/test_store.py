@@ -17,6 +17,7 @@ import torch
 import advit.store as store_module
 from advit.data import data_digest, open_category
 from advit.errors import AdvitError, CheckpointError, TrainingError
+from advit.native import SOURCE
 from advit.profiles import PROFILES
 from advit.runs import EXAMPLE, METRICS, PATCHES, SCORES_CSV, SHEET
 from advit.store import (
