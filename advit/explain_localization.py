@@ -28,7 +28,7 @@ class DensitySteps:
     the mixture of every patch; ``miss (G, G)``: mean squared distance of the target from the mixture's mean, per
     dimension; ``expected (H, H, 3)`` in [0, 1]: the mixture's mean painted, None if the target is no pixels; ``nll``
     in nats per dimension (less what the mixture expects, if ``score`` is "surprise") and ``standardised (G, G)``;
-    ``upsampled`` and ``smoothed (E, E)``, the latter with halos faded.
+    ``upsampled`` and ``smoothed (E, E)``, the latter with halos faded if ``fades``.
     """
 
     image: np.ndarray
@@ -43,6 +43,7 @@ class DensitySteps:
     upsampled: np.ndarray
     smoothed: np.ndarray
     score: str = "NLL"
+    fades: bool = False
 
     @property
     def effective_components(self) -> np.ndarray:
@@ -70,9 +71,10 @@ def density_steps(detector: Detector, image: Tensor, mask: ArrayLike) -> Density
     size = config.evaluation_size
     steps = [pixel_maps(standardised, size, *how)[0] for how in ((0.0,), (config.map_sigma, config.fade))]
     shown = image.permute(1, 2, 0).numpy()
-    return DensitySteps(shown, np.asarray(mask, bool), **parts, standardised=standardised[0],
-                        upsampled=steps[0], smoothed=steps[1],
-                        score="surprise" if config.density_score == "surprise" else "NLL")  # fmt: skip
+    return DensitySteps(
+        shown, np.asarray(mask, bool), **parts, standardised=standardised[0], upsampled=steps[0], smoothed=steps[1],
+        score="surprise" if config.density_score == "surprise" else "NLL", fades=bool(config.fade),
+    )  # fmt: skip
 
 
 @torch.inference_mode()

@@ -43,13 +43,15 @@ def steps_figure(steps: DensitySteps, threshold: float) -> Figure:
             spread = steps.log_variance.mean(axis=(-2, -1))
             draw_map(figure, axes[2], spread, "log-variance of the\nGaussian, mean", COUNT_COLOURS)
         draw_map(figure, axes[3], steps.nll, f"{steps.score} per\ndimension, nats", NLL_COLOURS)
-        later = {"standardised\n(in sd of training)": steps.standardised, "upsampled": steps.upsampled}
-        later["smoothed"] = steps.smoothed
-        span = min(float(m.min()) for m in later.values()), max(float(m.max()) for m in later.values())
-        for ax, (title, values) in zip(axes[4:7], later.items(), strict=True):
-            draw_map(figure, ax, values, title, MAP_COLOURS, span, threshold)
+        last = "smoothed, and\nhalos faded" if steps.fades else "smoothed"
+        in_sd = {"standardised\n(in sd of training)": steps.standardised, "upsampled": steps.upsampled}
+        span = min(float(m.min()) for m in in_sd.values()), max(float(m.max()) for m in in_sd.values())
+        for ax, (title, values) in zip(axes[4:6], in_sd.items(), strict=True):
+            draw_map(figure, ax, values, title, MAP_COLOURS, span)
+        values = np.append(steps.smoothed, threshold)  # so that its mark is on the bar
+        draw_map(figure, axes[6], steps.smoothed, last, MAP_COLOURS, (values.min(), values.max()), threshold)
         axes[7].imshow(decisions(steps.smoothed >= threshold, steps.mask), extent=UNIT)
-        axes[7].set_title(f"smoothed ≥ threshold\n{threshold:.2f}")
+        axes[7].set_title(f"that map ≥ threshold\n{threshold:.2f}")
         for ax in axes[:7]:
             outline(ax, steps.mask, UNIT)
         legend(axes[7])

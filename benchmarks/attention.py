@@ -59,10 +59,10 @@ def our_discrepancy(x: Inputs, kernels: str = "plain") -> Tensor:
     return value.detach()
 
 
-def our_value(x: Inputs) -> Tensor:
+def our_value(x: Inputs, kernels: str = "plain") -> Tensor:
     """Value alone."""
     with torch.no_grad():
-        return association_discrepancy([Associations(x.q, x.k, x.sigma)], equal_smoothing(x.q.shape[2])).mean()
+        return association_discrepancy([Associations(x.q, x.k, x.sigma)], equal_smoothing(x.q.shape[2]), kernels).mean()
 
 
 def published_value(x: Inputs) -> Tensor:
@@ -112,14 +112,14 @@ FUNCTIONS = {
 
 
 def case(name: str) -> Callable[..., Callable[[], float]]:
-    """A case for the worker: one function on inputs of a size."""
+    """A case for the worker: one function on inputs of a size; ``options`` are the function's."""
 
-    def build(n: int, batch: int, width: int) -> Callable[[], float]:
-        FUNCTIONS[name](inputs(16, 1, width))  # libraries are loaded before memory is looked at
+    def build(n: int, batch: int, width: int, **options: str) -> Callable[[], float]:
+        FUNCTIONS[name](inputs(16, 1, width), **options)  # libraries are loaded before memory is looked at
         x = inputs(n, batch, width, name.startswith("published"))
         for leaf in x.leaves:
             leaf.grad = torch.zeros_like(leaf)
-        return lambda: float(FUNCTIONS[name](x).mean())
+        return lambda: float(FUNCTIONS[name](x, **options).mean())
 
     return build
 

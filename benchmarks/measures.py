@@ -87,7 +87,7 @@ def at_most(found: dict[str, Any], limit: float) -> dict[str, Any]:
 
 
 def ours_of(sizes: Sizes, x: attention.Inputs, function: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
-    """Our function, and the same with fused arithmetic, which is compiled here, by what a row adds to its name."""
+    """Our function, and the same in one pass (kernels=fused), made here, by what a row adds to its name."""
     found = {"": lambda: function(x)}
     if sizes.fused:
         function(x, "fused")
@@ -102,9 +102,11 @@ def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
         for n in sizes.patches:
             x = attention.inputs(n, sizes.batch, width)
             where = f"N = {n}, heads of {width}"
-            forward = {"ours": lambda x=x: attention.our_value(x), "theirs": lambda x=x: attention.published_value(x)}
-            found = side_by_side(forward, sizes.repeats)
-            yield row(f"discrepancy, forward, {where}", "ms", 1e3 * found["ours"], 1e3 * found["theirs"], "published")
+            both = ours_of(sizes, x, attention.our_value)
+            found = side_by_side(both | {"theirs": lambda x=x: attention.published_value(x)}, sizes.repeats)
+            for how in both:
+                what = f"discrepancy, forward{how}, {where}"
+                yield row(what, "ms", 1e3 * found[how], 1e3 * found["theirs"], "published")
             both = ours_of(sizes, x, attention.our_discrepancy)
             found = side_by_side(both | {"theirs": lambda x=x: attention.published_both(x)}, sizes.repeats)
             for how in both:
@@ -113,22 +115,32 @@ def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
                     "published",
                 )  # fmt: skip
                 yield at_least(line, targets[n]) if n in targets else line
+    yield from memory_rows(sizes)
+
+
+def memory_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Extra memory of the discrepancy, and how long the finest patches take."""
+    kernels = {"": "plain"} | ({", fused": "fused"} if sizes.fused else {})
     n = sizes.patches[-1]
     where = dict(n=n, batch=sizes.batch, width=sizes.width)
-    ours, theirs = (memory_of(case, **where)["extra"] / MB for case in ("our_discrepancy", "published_both"))
-    yield at_least(row(f"discrepancy, extra memory, N = {n}", "MB", ours, theirs, "published"), 20)
+    theirs = memory_of("published_both", **where)["extra"] / MB
+    for how, name in kernels.items():
+        ours = memory_of("our_discrepancy", **where, kernels=name)["extra"] / MB
+        yield at_least(row(f"discrepancy, extra memory{how}, N = {n}", "MB", ours, theirs, "published"), 20)
     where = dict(n=sizes.fine, batch=1, width=sizes.width)
-    found = memory_of("our_discrepancy", **where)
     try:
         theirs = memory_of("published_both", **where)  # 11 GB
     except RuntimeError:  # which this machine has not
         theirs = {"extra": None, "seconds": None}
     parts = (("extra memory", "extra", "MB", 1 / MB), ("forward + backward", "seconds", "ms", 1e3))
-    for what, key, unit, factor in parts:
-        other = None if theirs[key] is None else theirs[key] * factor
-        against = "out of memory" if other is None else "published"
-        line = row(f"discrepancy, {what}, N = {sizes.fine}, batch 1", unit, found[key] * factor, other, against)
-        yield at_most(line, 128) if key == "extra" else line
+    for how, chosen in kernels.items():
+        found = memory_of("our_discrepancy", **where, kernels=chosen)
+        for what, key, unit, factor in parts:
+            other = None if theirs[key] is None else theirs[key] * factor
+            against = "out of memory" if other is None else "published"
+            name = f"discrepancy, {what}{how}, N = {sizes.fine}, batch 1"
+            line = row(name, unit, found[key] * factor, other, against)
+            yield at_most(line, 128) if key == "extra" else line
 
 
 def layer_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:

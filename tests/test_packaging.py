@@ -86,6 +86,12 @@ def test_constraints_are_exact_versions_of_dependencies(project):
         assert wanted[pin.name].specifier.contains(specifier.version)
 
 
+def test_what_a_package_holds_besides_modules_is_installed_with_it():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    others = {p.name for p in (ROOT / "advit").iterdir() if p.is_file() and p.suffix != ".py"}
+    assert others == set(tools["package-data"]["advit"]) == {"rows.cpp"}
+
+
 def test_dev_includes_the_other_extras(project):
     extras = project["optional-dependencies"]
     included = [r.extras for r in map(Requirement, extras["dev"]) if r.name == "advit"]

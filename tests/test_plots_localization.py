@@ -54,7 +54,13 @@ def test_steps_show_every_array(expected):
          s.smoothed, decisions(s.smoothed >= 0.7, s.mask)], strict=True,
     ):  # fmt: skip
         assert np.allclose(drawn, values)
-    assert figure.axes[7].get_title() == "smoothed ≥ threshold\n0.70"
+    assert figure.axes[7].get_title() == "that map ≥ threshold\n0.70"
+    assert figure.axes[4].images[0].get_clim() == figure.axes[5].images[0].get_clim()
+    assert figure.axes[6].images[0].get_clim() == (min(0.7, s.smoothed.min()), s.smoothed.max())
+    assert figure.axes[6].get_title() == "smoothed"
+    faded = steps_figure(replace(s, fades=True), threshold=99.0)
+    assert faded.axes[6].get_title() == "smoothed, and\nhalos faded"
+    assert faded.axes[6].images[0].get_clim()[1] == 99  # the threshold's mark is on the bar
     assert expected or figure.axes[1].get_title() == "squared distance from\nthe mean, per dimension"
     assert figure.axes[2].images[0].get_clim() == (1, 3)
     assert figure.axes[3].get_title() == "NLL per\ndimension, nats"
