@@ -7,8 +7,8 @@
 #include <vector>
 
 // A loop with exp and log in it must become vector instructions. A math library gives a compiler none on every system,
-// hence two polynomials, fitted at Chebyshev points to (exp(f) - 1 - f) / f^2 and (log(1 + f) - f + f^2 / 2) / f^3. Their
-// largest errors, in units in the last place: exp 1.1, log 0.9; PyTorch's vector instructions: 0.6 and 1.0.
+// hence two polynomials, fitted at Chebyshev points to (exp(f) - 1 - f) / f^2 and (log(1 + f) - f + f^2 / 2) / f^3.
+// Largest errors, in units in the last place: exp 1.1, log 0.9; PyTorch's vector instructions: 0.6 and 1.0.
 constexpr float LOG2_HIGH = 0.693145751953125f, LOG2_LOW = 1.42860682030941723e-6f;  // n times the first is exact
 constexpr float EXP[] = {1.3933643931522965e-3f, 8.363175205886364e-3f, 4.166646674275398e-2f, 1.6666576266288757e-1f,
                          0.5f};
