@@ -1,4 +1,4 @@
-"""Tools to compute with N x N matrices in blocks of rows of bounded size, so that none is ever stored."""
+"""Tools to compute with N x N matrices in blocks of bounded size, so that those of all pairs are never stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocks(pairs: int, n: int, like: Tensor, kernels: str = "plain") -> Iterator
     one_pass = kernels != "plain"
     size = BLOCK_BYTES * (1 + one_pass) if like.device.type == "cpu" else 2**27
     room = max(1, size // (n * full_precision(like[:0]).element_size()))  # rows
-    together = min(max(room // n, TOGETHER), room, pairs if one_pass else (pairs + 1) // 2)
+    together = max(1, min(max(room // n, TOGETHER), room, pairs if one_pass else (pairs + 1) // 2))
     rows = min(n, room // together)
     for row in range(0, n, rows):
         for pair in range(0, pairs, together):
@@ -61,8 +61,8 @@ def without_autocast(x: Tensor) -> torch.autocast:
 def resolve_kernels(kernels: str, like: Tensor) -> str:
     """What a config's ``kernels`` is for tensors ``like``: "plain", "native" (rows.cpp) or "compiled" (torch.compile).
 
-    On a CPU "fused" and "auto" are native, elsewhere compiled and plain. Where there is no C++ compiler they are plain;
-    of "fused" a warning says so. Test: tests/test_blocks.py
+    "fused" is native on a CPU and compiled elsewhere; "auto" native on a CPU and plain elsewhere. What would be native
+    is plain where no C++ compiler makes rows.cpp; of "fused" a warning says so. Test: tests/test_blocks.py
     """
     if kernels == "plain" or (kernels == "auto" and like.device.type != "cpu"):
         return "plain"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -16,7 +18,7 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("rows.cpp")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
-BEST_FIRST = (("-march=native", "-fopenmp"), ("-fopenmp",), ())  # what not every compiler knows
+BEST_FIRST = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())  # what not every compiler knows
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -24,21 +26,26 @@ def compiled() -> ctypes.CDLL:
     """rows.cpp as a library of this process; it takes about a second, and leaves no file.
 
     Raises:
-        OSError: no compiler, or none that makes it; with what the compiler said.
+        OSError: no compiler, or none that makes a library that can be loaded; with what was said last.
     """
+    if sys.platform == "win32":  # a loaded library cannot be deleted, and MinGW does not align vectors on the stack
+        raise OSError("No C++ compiler is used on Windows")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise OSError(f"No C++ compiler: none of {', '.join(COMPILERS)} is found; CXX can name another")
-    said = ""
+    words = [compiler] if shutil.which(compiler) else shlex.split(compiler)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         target = Path(folder) / "rows.so"
         for extra in BEST_FIRST:
-            command = [*compiler.split(), *FLAGS, *extra, str(SOURCE), "-o", str(target)]
+            command = [*words, *FLAGS, *extra, str(SOURCE), "-o", str(target)]
             found = subprocess.run(command, capture_output=True, text=True)
+            said = found.stderr.strip() or f"exit status {found.returncode}"
             if found.returncode == 0:
-                return ctypes.CDLL(str(target))
-            said = said or found.stderr
-    raise OSError(f"The C++ compiler {compiler} failed: {said.strip().splitlines()[0] if said.strip() else 'no word'}")
+                try:
+                    return ctypes.CDLL(str(target))
+                except OSError as error:  # without OpenMP at run time, or where nothing may be executed
+                    said = str(error)
+    raise OSError(f"The C++ compiler {compiler} failed: {said.splitlines()[0]}")
 
 
 @cache
@@ -46,7 +53,7 @@ def native_library() -> tuple[ctypes.CDLL | None, str]:
     """rows.cpp, made at the first call of a process, or None and why it cannot be made. Test: tests/test_native.py"""
     try:
         return compiled(), ""
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: words that cannot be split or decoded
         return None, str(error)
 
 
@@ -54,17 +61,25 @@ def _call(name: str, written: Sequence[Tensor], read: Sequence[Tensor | None], n
     """One of the functions of rows.cpp, on tensors in the dtype of the first, which is ``(pair, rows, N)``.
 
     Raises:
-        ValueError: one that is written to is not contiguous, or of another dtype.
+        ValueError: one that is written to is not contiguous, not on the CPU, or not all are float32 or all float64.
     """
     first = written[0]
-    if not all(x.is_contiguous() and x.dtype == first.dtype for x in written):
-        raise ValueError("what rows.cpp writes to must be contiguous and of one dtype")
+    kinds = {(x.dtype, x.device.type, x.is_contiguous()) for x in written}
+    if len(kinds) > 1 or kinds.isdisjoint({(torch.float32, "cpu", True), (torch.float64, "cpu", True)}):
+        raise ValueError("what rows.cpp writes to must be contiguous, on the CPU, and float32 or float64")
     double = first.dtype == torch.float64
     function = getattr(native_library()[0], f"{name}_{'float64' if double else 'float32'}")
     given = [None if x is None else x.to(first.dtype).contiguous() for x in read]  # kept until the call is over
     pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (*written, *given)]
     values = [(ctypes.c_double if double else ctypes.c_float)(x) for x in numbers]
     function(*pointers, *values, *map(ctypes.c_int64, first.shape), ctypes.c_int(torch.get_num_threads()))
+
+
+def _must_fit(logits: Tensor, squared: Tensor, *of_rows: Tensor | None) -> None:
+    """Raises ValueError if D^2 or numbers of rows are not of the rows of ``logits``."""
+    shapes = {tuple(x.shape) for x in of_rows if x is not None} - {(*logits.shape[:2], 1)}
+    if shapes or squared.shape != logits.shape[1:]:
+        raise ValueError(f"logits {tuple(logits.shape)} do not fit D^2 {tuple(squared.shape)}, or rows of {shapes}")
 
 
 def divergence_rows(
@@ -81,7 +96,8 @@ def divergence_rows(
 
     Test: tests/test_native.py
     """
-    found = torch.empty(6, *a.shape, dtype=logits.dtype)
+    _must_fit(logits, squared, a, weight)
+    found = logits.new_empty(6, *a.shape)
     _call("divergence", (logits, found), (a, squared, weight), (eps, lowest))
     return found
 
@@ -98,4 +114,5 @@ def attention_rows(
 
     Test: tests/test_native.py
     """
+    _must_fit(logits, squared, a, constant, *peaks)
     _call("attention", (logits, inner), (a, squared, peaks, constant), (weight, eps, lowest))

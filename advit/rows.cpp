@@ -7,8 +7,9 @@
 #include <vector>
 
 // A loop with exp and log in it must become vector instructions. A math library gives a compiler none on every system,
-// hence two polynomials, fitted at Chebyshev points to (exp(f) - 1 - f) / f^2 and (log(1 + f) - f + f^2 / 2) / f^3.
-// Largest errors, in units in the last place: exp 1.1, log 0.9; PyTorch's vector instructions: 0.6 and 1.0.
+// hence two polynomials for float (double, for checks, takes the library's), fitted at Chebyshev points to
+// (exp(f) - 1 - f) / f^2 and (log(1 + f) - f + f^2 / 2) / f^3. Largest errors, in units in the last place: exp 1.1,
+// log 0.9; PyTorch's vector instructions: 0.6 and 1.0.
 constexpr float LOG2_HIGH = 0.693145751953125f, LOG2_LOW = 1.42860682030941723e-6f;  // n times the first is exact
 constexpr float EXP[] = {1.3933643931522965e-3f, 8.363175205886364e-3f, 4.166646674275398e-2f, 1.6666576266288757e-1f,
                          0.5f};
@@ -46,8 +47,8 @@ static inline float log_of(float x) {  // of a positive number that is not denor
 // exp(x), no exponent below `lowest`: divergence.LOWEST
 template <typename T> static inline T floored_exp(T x, T lowest) { return exp_of(x < lowest ? lowest : x); }
 
-// For every row of `logits` (pairs, rows, n): value, E[h], d / d a, and the largest logit, S and P (found: six of each
-// row). `logits` become S, or with `weight` the gradient of the weighted values towards them.
+// `found` (6, pairs, rows) of every row of `logits` (pairs, rows, n): value, E[h], d value / d a, and the largest logit, S
+// and P. `logits` become S, or with `weight` the gradient of the weighted values towards them.
 template <typename T>
 static void divergence(T* logits, T* found, const T* a, const T* squared, const T* weight, T eps, T lowest,
                        int64_t pairs, int64_t rows, int64_t n, int threads) {
@@ -104,6 +105,14 @@ static void attention(T* logits, T* inner, const T* a, const T* squared, const T
         T *s = logits + row * n, *d = inner + row * n;
         const T *d2 = squared + row % rows * n, minus_a = -a[row], added = constant[row];
         const T peak = peaks[row], s_most = peaks[all + row], p_most = peaks[2 * all + row];
+        if (weight == 0) {  // P takes no part, be it finite or not
+#pragma omp simd
+            for (int64_t j = 0; j < n; j++) {
+                s[j] = floored_exp(s[j] - peak, lowest) * s_most;
+                d[j] = s[j] * (d[j] + added);
+            }
+            continue;
+        }
 #pragma omp simd
         for (int64_t j = 0; j < n; j++) {
             const T sj = floored_exp(s[j] - peak, lowest) * s_most, pj = floored_exp(d2[j] * minus_a, lowest) * p_most;

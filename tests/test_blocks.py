@@ -41,7 +41,7 @@ def of_discrepancy(kernels):
     return value, *torch.autograd.grad(value, [q, k, sigma])
 
 
-@pytest.mark.parametrize("pairs, n, size", [(6, 16, 300), (6, 16, 1500), (7, 4, 200), (1, 9, 2**20)])
+@pytest.mark.parametrize("pairs, n, size", [(6, 16, 300), (6, 16, 1500), (7, 4, 200), (1, 9, 2**20), (0, 4, 200)])
 @pytest.mark.parametrize("kernels", ["plain", "native"])
 def test_every_row_of_every_pair_is_in_one_block(pairs, n, size, kernels, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", size)
@@ -60,7 +60,7 @@ def test_one_pass_computes_what_plain_steps_do(compute, kernels):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = compute(kernels)
-    assert all("compiler" in str(w.message) for w in said), said
+    assert all("No C++ compiler" in str(w.message) for w in said), said
     for a, b in zip(found, compute("plain"), strict=True):
         assert (a - b).abs().max() <= 2e-5 * b.abs().max()
 

@@ -11,7 +11,15 @@ from advit.minimax_attention import Minimax, minimax_attention
 from advit.native import attention_rows, compiled, divergence_rows, native_library
 from advit.patches import squared_patch_distances
 
-needs_compiler = pytest.mark.skipif(native_library()[0] is None, reason=f"rows.cpp: {native_library()[1]}")
+needs_compiler = pytest.mark.skipif(native_library()[1].startswith("No C++ compiler"), reason=native_library()[1])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of the functions of rows.cpp that were called."""
+    names, call = [], native._call
+    monkeypatch.setattr(native, "_call", lambda name, *rest: (names.append(name), call(name, *rest)))
+    return names
 
 
 def rows(dtype=torch.float32, n=36, scale=3.0):
@@ -61,46 +69,97 @@ def test_rows_of_the_backward_pass_equal_the_formulas_in_float64(dtype, toleranc
 
 
 @needs_compiler
-def test_exponentials_and_logarithms_are_exact_to_rounding():
-    """Two patches, S = (1, e^-x) / (1 + e^-x), P in halves: every exponent from 0 to the lowest, and every quotient."""
-    x = torch.linspace(0, -LOWEST, 20001)
+@pytest.mark.parametrize("sigma", [100.0, 0.3])
+def test_every_exponential_and_logarithm_is_near_the_exact_one(sigma):
+    """Two patches, S = (1, e^-x) / (1 + e^-x), x from 0 to the lowest exponent; P of halves, and far from them."""
+    x, eps = torch.linspace(0, -LOWEST, 20001), 1e-5
     logits = torch.stack([torch.zeros_like(x), -x], dim=-1)[None].contiguous()
-    eps = 1e-5
-    found = divergence_rows(logits, torch.zeros(1, len(x), 1), torch.zeros(len(x), 2), eps, LOWEST)
+    squared, a = torch.tensor([0.0, 1.0]).expand(len(x), 2), torch.full((1, len(x), 1), 0.5 / sigma**2)
+    found = divergence_rows(logits, a, squared, eps, LOWEST)
     small = torch.exp(-x.double())
     s = torch.stack([torch.ones_like(small), small], dim=-1) / (1 + small[:, None])
+    p = torch.softmax(-a[0].double() * squared, dim=-1)
     assert ((logits[0] - s).abs() / s).max() < 3e-7
     c = eps / (2 * (1 - eps))
-    value = (1 - eps) * ((s - 0.5) * ((s + c) / (0.5 + c)).log()).sum(dim=-1)
-    assert ((found[0, 0, :, 0] - value).abs() / value.clamp_min(1e-3)).max() < 1e-5
+    log_t = ((s + c) / (p + c)).log()
+    value, mean_h = (1 - eps) * ((s - p) * log_t).sum(dim=-1), (s * (log_t - (p + c) / (s + c))).sum(dim=-1)
+    for y, exact in ((found[0], value), (found[1], mean_h)):
+        assert ((y[0, :, 0] - exact).abs() / exact.abs().clamp_min(0.1)).max() < 4e-6
 
 
 @needs_compiler
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(bad):
+@pytest.mark.parametrize("column", [0, 17, 35])
+def test_what_is_not_finite_stays_so(bad, column):
     for place in range(2):
         given = rows()
-        given[place][1, 2, 0] = bad
-        value = divergence_rows(*given[:3], 1e-3, LOWEST)[0]
-        assert not value[1, 2].isfinite()
-        assert value.isfinite().sum() >= value.numel() - 1
+        given[place][1, 2, column if place == 0 else 0] = bad
+        found = divergence_rows(*given[:3], 1e-3, LOWEST, given[3])
+        assert not found[:2, 1, 2].isfinite().any() and not given[0][1, 2].isfinite().any()
+        assert found[0].isfinite().sum() == found[0].numel() - 1
+
+
+@needs_compiler
+def test_what_is_not_finite_stays_so_in_the_backward_pass():
+    logits, a, squared, constant = rows()
+    peaks, inner = divergence_rows(logits.clone(), a, squared, 1e-3, LOWEST)[3:], torch.ones_like(logits)
+    constant[1, 2] = float("nan")
+    attention_rows(logits, inner, a, squared, peaks, constant, 0.1, 1e-3, LOWEST)
+    assert inner[1, 2].isnan().all() and inner.isfinite().sum() == inner.numel() - 36
+
+
+@needs_compiler
+def test_without_weight_a_bad_prior_takes_no_part(calls):
+    """As in the plain steps: of a phase that does not move the series-association, P is not even looked at."""
+    q, k, v, sigma = (x.requires_grad_() for x in (*(torch.randn(1, 2, 16, 5) for _ in range(3)), torch.ones(1, 2, 16)))
+    sigma.data[0, 0, 3] = float("nan")
+    for kernels in ("plain", "fused"):
+        out, value = minimax_attention(q, k, v, sigma, Minimax(1e-4, "minimise", kernels))
+        found = torch.autograd.grad([out, value], [q, k, v], [torch.ones_like(out), None])
+        assert all(g.isfinite().all() for g in found) and value.isnan()
+    assert calls == ["divergence", "attention"]
 
 
 @needs_compiler
 def test_logits_that_cannot_be_written_to_in_their_order_are_refused():
     logits, a, squared, _ = rows()
-    with pytest.raises(ValueError, match="must be contiguous and of one dtype"):
-        divergence_rows(logits.transpose(0, 1), a.transpose(0, 1), squared, 1e-3, LOWEST)
-    with pytest.raises(ValueError, match="must be contiguous and of one dtype"):
+    for wrong in (logits.half(), torch.empty(5, 3, 36).transpose(0, 1), logits.to("meta")):
+        with pytest.raises(ValueError, match="must be contiguous, on the CPU, and float32 or float64"):
+            divergence_rows(wrong, a, squared, 1e-3, LOWEST)
+    with pytest.raises(ValueError, match="must be contiguous, on the CPU, and float32 or float64"):
         attention_rows(logits, logits.double(), a, squared, torch.ones(3, *a.shape), a, 0.1, 1e-3, LOWEST)
 
 
 @needs_compiler
+def test_sizes_that_do_not_fit_are_refused():
+    logits, a, squared, _ = rows()
+    for wrong in ((a[:2], squared), (a, squared[:4]), (a, squared[:, :9]), (a[..., 0], squared)):
+        with pytest.raises(ValueError, match="do not fit"):
+            divergence_rows(logits, *wrong, 1e-3, LOWEST)
+    with pytest.raises(ValueError, match="do not fit"):
+        attention_rows(logits, logits.clone(), a, squared, torch.ones(3, 2, 5, 1), a, 0.1, 1e-3, LOWEST)
+
+
+@needs_compiler
+def test_the_default_device_of_pytorch_does_not_matter():
+    given = rows()
+    with torch.device("meta"):
+        found = divergence_rows(*given[:3], 1e-3, LOWEST)
+    assert found.device.type == "cpu" and found.isfinite().all()
+
+
+@needs_compiler
 def test_no_result_is_denormal():
-    """They take a CPU 50 times as long."""
-    given = rows(scale=60.0)
-    divergence_rows(*given[:3], 1e-4, LOWEST)
-    assert given[0].abs().min() >= torch.finfo(torch.float32).tiny
+    """They take a CPU 50 times as long. Weights are those of a mean over 10 million rows, and in units of 1000."""
+    least = torch.finfo(torch.float32).tiny
+    for scale in (1.0, 60.0):
+        given = rows(scale=scale)
+        divergence_rows(*given[:3], 1e-4, LOWEST)
+        assert given[0].abs().min() >= least
+        for weight in (1e-7, 1e3):
+            given = rows(scale=scale)
+            divergence_rows(*given[:3], 1e-4, LOWEST, torch.full_like(given[1], weight))
+            assert given[0][given[0] != 0].abs().min() >= least
 
 
 @needs_compiler
@@ -122,7 +181,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads):
 @pytest.mark.parametrize("block_bytes", [300, 1500, 2**21])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 3e-2)])
 @pytest.mark.parametrize("phases", ["both", "maximise", "minimise", "none"])
-def test_attention_in_one_pass_equals_the_plain_one(phases, dtype, tolerance, block_bytes, monkeypatch):
+def test_attention_in_one_pass_equals_the_plain_one(phases, dtype, tolerance, block_bytes, monkeypatch, calls):
     monkeypatch.setattr("advit.blocks.BLOCK_BYTES", block_bytes)
     full = torch.float64 if dtype == torch.float64 else torch.float32
     g = torch.Generator().manual_seed(0)
@@ -137,22 +196,26 @@ def test_attention_in_one_pass_equals_the_plain_one(phases, dtype, tolerance, bl
     for a, b in zip(results("fused"), results("plain"), strict=True):
         assert (a is None) == (b is None)
         assert a is None or (a - b).abs().max() <= tolerance * b.abs().max()
+    assert set(calls) == {"divergence", "attention"}
 
 
 @needs_compiler
 @pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True), (False, False)])
-def test_divergence_in_one_pass_equals_the_plain_one(needed):
+def test_divergence_in_one_pass_equals_the_plain_one(needed, calls):
     g = torch.Generator().manual_seed(4)
     q, k = (torch.randn(3, 16, 5, generator=g, dtype=torch.float64) for _ in range(2))
     sigma, weight = (torch.rand(3, 16, generator=g, dtype=torch.float64) + 0.3 for _ in range(2))
     for a, b in zip(*(divergence_of(q, k, sigma, 1e-4, weight, needed, x) for x in ("fused", "plain")), strict=True):
         assert (a is None) == (b is None)
         assert a is None or torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    assert calls == ["divergence"]
 
 
 @pytest.fixture
 def compilers(tmp_path, monkeypatch):
     """A folder of compilers that this process finds; nothing else is found."""
+    if sys.platform == "win32":
+        pytest.skip("the compilers of this test are scripts with a #! line")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
@@ -169,19 +232,32 @@ def test_no_compiler_is_said_with_the_names_that_were_tried(compilers):
         compiled()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the compilers of this test are scripts with a #! line")
-def test_a_compiler_that_fails_is_named_with_what_it_said_first(compilers):
-    script(compilers / "g++", "import sys; sys.exit('rows.cpp: no such architecture\\nmore')")
-    with pytest.raises(OSError, match=r"compiler g\+\+ failed: rows.cpp: no such architecture$"):
+def test_a_compiler_that_fails_is_named_with_what_it_said_last(compilers):
+    script(compilers / "g++", "import sys; sys.exit(f'rows.cpp: {sys.argv[-4]}\\nmore')")
+    with pytest.raises(OSError, match=r"compiler g\+\+ failed: rows.cpp: -fopenmp-simd$"):
         compiled()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the compilers of this test are scripts with a #! line")
-def test_a_compiler_that_makes_no_library_is_an_error(compilers, monkeypatch):
-    path = script(compilers / "other", "import sys; open(sys.argv[sys.argv.index('-o') + 1], 'w').write('nothing')")
+@pytest.mark.parametrize("folder", ["plain", "with space"])
+def test_cxx_is_a_file_or_a_command_with_options(compilers, monkeypatch, folder):
+    (compilers / folder).mkdir()
+    path = script(compilers / folder / "other", "import sys; sys.exit(' '.join(sys.argv[1:3]))")
     monkeypatch.setenv("CXX", str(path))
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"failed: -O3 -std=c\+\+17$"):
         compiled()
+    monkeypatch.setenv("CXX", f"'{path}' --quick")
+    with pytest.raises(OSError, match=r"failed: --quick -O3$"):
+        compiled()
+
+
+def test_a_library_that_cannot_be_loaded_is_an_error_and_the_next_options_are_tried(compilers, monkeypatch):
+    tried = compilers / "tried"
+    made = "open(sys.argv[sys.argv.index('-o') + 1], 'w').write('nothing')"
+    path = script(compilers / "other", f"import sys; open({str(tried)!r}, 'a').write('x'); {made}")
+    monkeypatch.setenv("CXX", str(path))
+    with pytest.raises(OSError, match=r"rows\.so"):
+        compiled()
+    assert len(tried.read_text()) == len(native.BEST_FIRST)
 
 
 def test_why_there_is_no_library_is_kept(compilers):
