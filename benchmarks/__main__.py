@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from advit.allocator import keep_freed_memory
 from advit.files import write_text
 from advit.plots import save_figure
 from advit.speed import ALT, number
@@ -42,7 +41,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, default=Path("figures/benchmarks"))
     options = parser.parse_args(arguments)
     sizes, rows = FAST if options.fast else Sizes(), []
-    keep_freed_memory()
     machine = facts()
     for line in all_rows(sizes):
         rows.append(line)
