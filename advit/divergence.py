@@ -86,7 +86,7 @@ def logit_products(d_logits: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tens
     The transposed product is the one that matrix libraries are fastest at.
     """
     scale, d_logits = q.shape[-1] ** -0.5, d_logits.to(q.dtype)
-    return (d_logits @ k) * scale, (q * scale).transpose(1, 2) @ d_logits
+    return (d_logits @ k).mul_(scale), (q * scale).transpose(1, 2) @ d_logits
 
 
 def divergence_step(

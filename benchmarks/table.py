@@ -13,8 +13,9 @@ NOTE = (
     "with the inputs (extra), or that size itself (peak). Published: one layer's two losses with two divergences each, "
     "all N x N matrices stored, two backward passes; same values and gradients, up to the known factor 1 - eps. "
     "Times of the discrepancy and of the attention layer, on both sides, are with the memory allocation that PyTorch "
-    "comes with; with freed memory kept (advit/allocator.py), as in all other rows, the published one gains more than ours "
-    "where its matrices are small. Literal: the public network's routing loop, grouped 11 x 11 SSIM and default layout, same losses."
+    "comes with, after a first batch of images was freed; with freed memory kept (advit/allocator.py), as in all other "
+    "rows, the published one gains more than ours where its matrices are small. Literal: the public network's routing "
+    "loop, grouped 11 x 11 SSIM and default layout, same losses."
 )
 
 
