@@ -88,53 +88,56 @@ def at_most(found: dict[str, Any], limit: float) -> dict[str, Any]:
     return found | {"target": f"at most {limit:g}", "met": bool(found["ours"] <= limit)}
 
 
+def inputs_of(sizes: Sizes) -> Iterator[tuple[int, int, attention.Inputs]]:
+    """N, width of a head, and inputs of that size, one after the other."""
+    for width in (sizes.width, sizes.narrow):
+        for n in sizes.patches:
+            yield n, width, attention.inputs(n, sizes.batch, width)
+
+
+def kernels_of(sizes: Sizes) -> dict[str, str]:
+    """Kernels that are measured, by what a row adds to its name."""
+    return {"": "plain", ", fused": "fused"} if sizes.fused else {"": "plain"}
+
+
 def ours_of(sizes: Sizes, x: attention.Inputs, function: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
-    """Our function, and the same in one pass (kernels=fused), made here, by what a row adds to its name."""
-    found = {"": lambda: function(x)}
+    """Our function with each of the kernels, which are made here."""
     if sizes.fused:
         function(x, "fused")
-        found[", fused"] = lambda: function(x, "fused")
-    return found
+    return {how: lambda kernels=kernels: function(x, kernels) for how, kernels in kernels_of(sizes).items()}
+
+
+def against_published(
+    sizes: Sizes, x: attention.Inputs, ours: Callable[..., Any], theirs: Callable[..., Any], what: str, where: str
+) -> Iterator[dict[str, Any]]:
+    """The discrepancy's times, with each of the kernels, beside those of the published formulation."""
+    both = ours_of(sizes, x, ours)
+    found = side_by_side(both | {"theirs": lambda: theirs(x)}, sizes.repeats)
+    for how in both:
+        yield row(f"discrepancy, {what}{how}, {where}", "ms", 1e3 * found[how], 1e3 * found["theirs"], "published")
 
 
 def discrepancy_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Forward, and forward + backward, against the published formulation."""
     targets = {64: 6, 256: 10, 1024: 25}
-    for width in (sizes.width, sizes.narrow):
-        for n in sizes.patches:
-            x = attention.inputs(n, sizes.batch, width)
-            where = f"N = {n}, heads of {width}"
-            both = ours_of(sizes, x, attention.our_value)
-            found = side_by_side(both | {"theirs": lambda x=x: attention.published_value(x)}, sizes.repeats)
-            for how in both:
-                what = f"discrepancy, forward{how}, {where}"
-                yield row(what, "ms", 1e3 * found[how], 1e3 * found["theirs"], "published")
-            both = ours_of(sizes, x, attention.our_discrepancy)
-            found = side_by_side(both | {"theirs": lambda x=x: attention.published_both(x)}, sizes.repeats)
-            for how in both:
-                line = row(
-                    f"discrepancy, forward + backward{how}, {where}", "ms", 1e3 * found[how], 1e3 * found["theirs"],
-                    "published",
-                )  # fmt: skip
-                yield at_least(line, targets[n]) if n in targets else line
+    for n, width, x in inputs_of(sizes):
+        where, value, both = f"N = {n}, heads of {width}", attention.our_value, attention.our_discrepancy
+        yield from against_published(sizes, x, value, attention.published_value, "forward", where)
+        for line in against_published(sizes, x, both, attention.published_both, "forward + backward", where):
+            yield at_least(line, targets[n]) if n in targets else line
     yield from memory_rows(sizes)
 
 
 def kept_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """The discrepancy's times once more, where freed memory stays with the process: the published one gains more."""
-    for width in (sizes.width, sizes.narrow):
-        for n in sizes.patches:
-            x = attention.inputs(n, sizes.batch, width)
-            both = ours_of(sizes, x, attention.our_discrepancy)
-            found = side_by_side(both | {"theirs": lambda x=x: attention.published_both(x)}, sizes.repeats)
-            for how in both:
-                what = f"discrepancy, forward + backward{how}, freed memory kept, N = {n}, heads of {width}"
-                yield row(what, "ms", 1e3 * found[how], 1e3 * found["theirs"], "published")
+    for n, width, x in inputs_of(sizes):
+        where, both = f"freed memory kept, N = {n}, heads of {width}", attention.our_discrepancy
+        yield from against_published(sizes, x, both, attention.published_both, "forward + backward", where)
 
 
 def memory_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Extra memory of the discrepancy, and how long the finest patches take."""
-    kernels = {"": "plain"} | ({", fused": "fused"} if sizes.fused else {})
+    kernels = kernels_of(sizes)
     n = sizes.patches[-1]
     where = dict(n=n, batch=sizes.batch, width=sizes.width)
     theirs = memory_of("published_both", **where)["extra"] / MB
@@ -161,25 +164,23 @@ def layer_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """The whole attention layer against the published one, and against plain attention."""
     peak = matmul_gflops(sizes.product, sizes.repeats)
     yield row("matrix product, peak", "GFLOP/s", peak, higher=True)
-    for width in (sizes.width, sizes.narrow):
-        for n in sizes.patches:
-            x = attention.inputs(n, sizes.batch, width)
-            both = ours_of(sizes, x, attention.our_attention)
-            found = side_by_side(both | {"plain": lambda x=x: attention.plain_attention(x)}, sizes.repeats)
-            plain, theirs, where = found["plain"], None, f"N = {n}, heads of {width}"
-            if width == sizes.width:
-                theirs = side_by_side({"it": lambda x=x: attention.published_attention(x)}, 1)["it"]
-            for how in both:
-                ours = found[how]
-                what = f"attention with discrepancy, forward + backward{how}, {where}"
-                line = row(what, "ms", 1e3 * ours, 1e3 * plain, "plain attention")
-                yield line | {"target": "at most 2x the time", "met": ours <= 2 * plain} if n >= 256 else line
-                achieved = attention.flop(n, sizes.batch, width, PRODUCTS) / ours / 1e9
-                rate = f"attention with discrepancy, matrix products{how}, {where}"
-                yield row(rate, "GFLOP/s", achieved, peak, "peak", higher=True)
-                if theirs is not None:
-                    line = row(what, "ms", 1e3 * ours, 1e3 * theirs, "published")
-                    yield at_least(line, 8) if n == 1024 else line
+    for n, width, x in inputs_of(sizes):
+        both = ours_of(sizes, x, attention.our_attention)
+        found = side_by_side(both | {"plain": lambda x=x: attention.plain_attention(x)}, sizes.repeats)
+        plain, theirs, where = found["plain"], None, f"N = {n}, heads of {width}"
+        if width == sizes.width:
+            theirs = side_by_side({"it": lambda x=x: attention.published_attention(x)}, 1)["it"]
+        for how in both:
+            ours = found[how]
+            what = f"attention with discrepancy, forward + backward{how}, {where}"
+            line = row(what, "ms", 1e3 * ours, 1e3 * plain, "plain attention")
+            yield line | {"target": "at most 2x the time", "met": ours <= 2 * plain} if n >= 256 else line
+            achieved = attention.flop(n, sizes.batch, width, PRODUCTS) / ours / 1e9
+            rate = f"attention with discrepancy, matrix products{how}, {where}"
+            yield row(rate, "GFLOP/s", achieved, peak, "peak", higher=True)
+            if theirs is not None:
+                line = row(what, "ms", 1e3 * ours, 1e3 * theirs, "published")
+                yield at_least(line, 8) if n == 1024 else line
 
 
 def vt_adl_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
