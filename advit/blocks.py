@@ -17,18 +17,16 @@ BLOCK_BYTES = 2**21  # of one block in full precision; some ten of them are at w
 TOGETHER = 2  # pairs in a block, if there are as many rows: a matrix library then has a product for each of its threads
 
 
-def blocks(pairs: int, n: int, like: Tensor, kernels: str = "plain") -> Iterator[tuple[slice, slice]]:
+def blocks(pairs: int, n: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
     """Slices of (batch, head) pairs and of rows: whole pairs while they fit in a block, else rows of TOGETHER pairs.
     A pair's first rows come first (:func:`add_rows`).
 
-    Arithmetic in one pass (``kernels``, resolved, is not "plain") holds fewer blocks at a time, so that they may be
-    larger. Plain, at most half of the pairs: on a CPU, malloc then keeps what a block frees, where it would give back
-    what all pairs free together, and take it anew in every step.
+    At most half of the pairs: on a CPU, malloc then keeps what a block frees, where it would give back what all pairs
+    free together, and take it anew in every step.
     """
-    one_pass = kernels != "plain"
-    size = BLOCK_BYTES * (1 + one_pass) if like.device.type == "cpu" else 2**27
+    size = BLOCK_BYTES if like.device.type == "cpu" else 2**27
     room = max(1, size // (n * full_precision(like[:0]).element_size()))  # rows
-    together = max(1, min(max(room // n, TOGETHER), room, pairs if one_pass else (pairs + 1) // 2))
+    together = max(1, min(max(room // n, TOGETHER), room, (pairs + 1) // 2))
     rows = min(n, room // together)
     for row in range(0, n, rows):
         for pair in range(0, pairs, together):
@@ -59,10 +57,10 @@ def without_autocast(x: Tensor) -> torch.autocast:
 
 
 def resolve_kernels(kernels: str, like: Tensor) -> str:
-    """What a config's ``kernels`` is for tensors ``like``: "plain", "native" (rows.cpp) or "compiled" (torch.compile).
+    """What a config's ``kernels`` is for tensors ``like``: "plain", "native" (pairs.cpp) or "compiled" (torch.compile).
 
     "fused" is native on a CPU and compiled elsewhere; "auto" native on a CPU and plain elsewhere. What would be native
-    is plain where no C++ compiler makes rows.cpp; of "fused" a warning says so. Test: tests/test_blocks.py
+    is plain where no C++ compiler makes pairs.cpp; of "fused" a warning says so. Test: tests/test_blocks.py
     """
     if kernels == "plain" or (kernels == "auto" and like.device.type != "cpu"):
         return "plain"
@@ -80,9 +78,9 @@ def say_once(message: str) -> None:
     warnings.warn(message, stacklevel=3)
 
 
-def kernel(plain: Callable[..., Any], native: Callable[..., Any], kernels: str) -> Callable[..., Any]:
-    """The step that computes a block with resolved ``kernels``; both compute the same."""
-    return fused(plain) if kernels == "compiled" else {"plain": plain, "native": native}[kernels]
+def kernel(step: Callable[..., Any], kernels: str) -> Callable[..., Any]:
+    """The step that computes a block, "plain" or "compiled"; both compute the same."""
+    return fused(step) if kernels == "compiled" else step
 
 
 @cache

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from advit.blocks import add_rows, blocks, kernel, resolve_kernels, row_sum, transposed_empty
-from advit.native import divergence_rows
+from advit.native import pair_divergence
 from advit.patches import squared_patch_distances
-from advit.precision import full_precision
-
-LOWEST = -64.0  # of an exponent: 1e-28, far below S, P and eps / N that matter. Denormals take a CPU 50 times as long
+from advit.precision import LOWEST, full_precision
 
 
 def logits_block(q: Tensor, k: Tensor) -> Tensor:
@@ -92,7 +90,7 @@ def logit_products(d_logits: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tens
 def divergence_step(
     q: Tensor, k: Tensor, a: Tensor, squared: Tensor, weight: Tensor, eps: float, needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, ...]:
-    """One block: the divergence, and the gradients of q, k (transposed) and a of its sum weighted by ``weight``.
+    """One block: the divergence, gradients of q and k (transposed) of its sum weighted by ``weight``, and d / d a.
 
     Args:
         q: ``(pair, rows, d_h)``. k: ``(pair, N, d_h)``. a, weight: ``(pair, rows, 1)``. squared: ``(rows, N)``.
@@ -103,26 +101,34 @@ def divergence_step(
     if needed[0]:
         d_logits = s_h.addcmul_(s, mean_h, value=-1).mul_((1 - eps) * weight)
         d_q, d_k = logit_products(d_logits, q, k)
-    return value, d_q, d_k, None if d_a is None else d_a * weight
+    return value, d_q, d_k, d_a
 
 
-def native_divergence_step(
-    q: Tensor, k: Tensor, a: Tensor, squared: Tensor, weight: Tensor, eps: float, needed: tuple[bool, bool]
-) -> tuple[Tensor | None, ...]:
-    """:func:`divergence_step` on a CPU, all but its matrix products in one pass. Test: tests/test_native.py"""
-    logits = logits_block(q, k)
-    value, _, d_a, *_ = divergence_rows(logits, a, squared, eps, LOWEST, weight)
-    d_q, d_k = logit_products(logits, q, k) if needed[0] else (None, None)
-    return value, d_q, d_k, d_a * weight if needed[1] else None
-
-
-def blocks_and_distances(q: Tensor, sigma: Tensor, kernels: str) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Pairs, rows, and D^2 ``(rows, N)`` of every block; ``kernels`` are resolved."""
-    last, squared = None, None
-    for p, r in blocks(*q.shape[:2], q, kernels):
+def blocks_and_distances(q: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Pairs, rows, and D^2 ``(rows, N)`` in full precision, of every block."""
+    last, squared, like = None, None, full_precision(q[:0])
+    for p, r in blocks(*q.shape[:2], q):
         if r != last:
-            squared, last = squared_patch_distances(q.shape[1], r, sigma), r
+            squared, last = squared_patch_distances(q.shape[1], r, like), r
         yield p, r, squared
+
+
+def block_divergence(
+    q: Tensor, k: Tensor, a: Tensor, eps: float, weight: Tensor, needed: tuple[bool, bool], kernels: str
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """:func:`advit.native.pair_divergence` in blocks; ``kernels``: "plain" or "compiled"."""
+    step, value = kernel(divergence_step, kernels), torch.empty_like(a)
+    d_q, d_k = (torch.empty_like(q), transposed_empty(k)) if needed[0] else (None, None)
+    d_a = torch.empty_like(a) if needed[1] else None
+    for p, r, squared in blocks_and_distances(q):
+        found = step(q[p, r], k[p], a[p, r, None], squared, weight[p, r, None], eps, needed)
+        value[p, r] = found[0][..., 0]
+        if needed[0]:
+            d_q[p, r] = found[1]
+            add_rows(d_k, p, r, found[2])
+        if needed[1]:
+            d_a[p, r] = found[3][..., 0]
+    return value, d_q, d_k.transpose(1, 2).to(k.dtype) if needed[0] else None, d_a
 
 
 def divergence_of(
@@ -134,17 +140,9 @@ def divergence_of(
         q, k: ``(pair, N, d_h)``. sigma, weight: ``(pair, N)``.
         needed: whether the gradients towards q and k, and towards sigma, are wanted; None where not.
     """
-    needed, kernels = (bool(needed[0]), bool(needed[1])), resolve_kernels(kernels, q)
-    step = kernel(divergence_step, native_divergence_step, kernels)
-    value, a = torch.empty_like(sigma), 0.5 / sigma.square()[..., None]
-    d_q, d_k = (torch.empty_like(q), transposed_empty(k)) if needed[0] else (None, None)
-    d_sigma = torch.empty_like(sigma) if needed[1] else None
-    for p, r, squared in blocks_and_distances(q, sigma, kernels):
-        found, d_q_part, d_k_part, d_a = step(q[p, r], k[p], a[p, r], squared, weight[p, r, None], eps, needed)
-        value[p, r] = found[..., 0]
-        if needed[0]:
-            d_q[p, r] = d_q_part
-            add_rows(d_k, p, r, d_k_part)
-        if needed[1]:
-            d_sigma[p, r] = d_a[..., 0] * -sigma[p, r].pow(-3)
-    return value, d_q, d_k.transpose(1, 2).to(k.dtype) if needed[0] else None, d_sigma
+    needed, kernels, a = (bool(needed[0]), bool(needed[1])), resolve_kernels(kernels, q), 0.5 / sigma.square()
+    if kernels == "native":
+        value, d_q, d_k, d_a = pair_divergence(q, k, a, eps, weight if needed[0] else None)
+    else:
+        value, d_q, d_k, d_a = block_divergence(q, k, a, eps, weight, needed, kernels)
+    return value, d_q, d_k, d_a * weight * -sigma.pow(-3) if needed[1] else None

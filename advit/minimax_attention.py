@@ -12,7 +12,6 @@ from torch.autograd.function import once_differentiable
 from advit.blocks import add_rows, kernel, resolve_kernels, row_sum, transposed_empty, without_autocast
 from advit.config import CHOICES
 from advit.divergence import (
-    LOWEST,
     blocks_and_distances,
     gaussian_block,
     logit_products,
@@ -21,7 +20,7 @@ from advit.divergence import (
     row_divergence,
     smoothing,
 )
-from advit.native import attention_rows, divergence_rows
+from advit.native import pair_attention, pair_attention_gradients
 from advit.precision import full_precision
 
 
@@ -95,25 +94,34 @@ def backward_step(
     return *logit_products(inner.mul_(s), q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
 
 
-def native_forward_step(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, eps: float, needed: tuple[bool, bool]
-) -> tuple[Tensor, RowPeaks, Tensor, Tensor | None, Tensor | None]:
-    """:func:`forward_step` on a CPU, all but its matrix products in one pass. Test: tests/test_native.py"""
-    s = logits_block(q, k)
-    value, mean_h, d_a, *peaks = divergence_rows(s, a, squared, eps, LOWEST)
-    return s.to(v.dtype) @ v, RowPeaks(*peaks), value, mean_h if needed[0] else None, d_a if needed[1] else None
+def block_attention(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, eps: float, needed: tuple[bool, bool], kernels: str
+) -> tuple[Tensor, Tensor]:
+    """:func:`advit.native.pair_attention` in blocks; what is not ``needed`` is not set. "plain" or "compiled"."""
+    step, out, found = kernel(forward_step, kernels), torch.empty_like(v), a.new_empty(6, *a.shape)
+    for p, r, squared in blocks_and_distances(q):
+        out[p, r], peaks, *of_rows = step(q[p, r], k[p], v[p], a[p, r, None], squared, eps, needed)
+        for total, part in zip(found, (*of_rows, *peaks), strict=True):
+            if part is not None:
+                total[p, r] = part[..., 0]
+    return out, found
 
 
-def native_backward_step(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, squared: Tensor, peaks: RowPeaks, mean_h: Tensor | None, eps: float,
-    out: Tensor, d_out: Tensor, weight: Tensor,
+def block_attention_gradients(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, found: Tensor, out: Tensor, d_out: Tensor, weight: Tensor, eps: float,
+    moves: bool, kernels: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """:func:`backward_step` on a CPU, all but its matrix products in one pass. Test: tests/test_native.py"""
-    s, inner = logits_block(q, k), full_precision(d_out @ v.transpose(1, 2))
-    row, scale = -row_sum(full_precision(d_out) * full_precision(out)), float(weight) * (1 - eps)
-    row, scale = (row, 0.0) if mean_h is None else (row + scale * mean_h, scale)
-    attention_rows(s, inner, a, squared, torch.stack(peaks), row, scale, eps, LOWEST)
-    return *logit_products(inner, q, k), d_out.transpose(1, 2) @ s.to(v.dtype)
+    """:func:`advit.native.pair_attention_gradients` in blocks; ``moves``: whether the divergence takes part."""
+    step, d_q, d_k, d_v = kernel(backward_step, kernels), torch.empty_like(q), transposed_empty(k), transposed_empty(v)
+    for p, r, squared in blocks_and_distances(q):
+        _, mean_h, _, *peaks = found[:, p, r, None]
+        of_rows = RowPeaks(*peaks), mean_h if moves else None
+        d_q[p, r], d_k_part, d_v_part = step(
+            q[p, r], k[p], v[p], a[p, r, None], squared, *of_rows, eps, out[p, r], d_out[p, r], weight
+        )
+        add_rows(d_k, p, r, d_k_part)
+        add_rows(d_v, p, r, d_v_part)
+    return d_q, *(x.transpose(1, 2).to(q.dtype) for x in (d_k, d_v))
 
 
 class _MinimaxAttention(torch.autograd.Function):
@@ -125,42 +133,31 @@ class _MinimaxAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:
-        (series, prior), needed = minimax.moves, ctx.needs_input_grad
+        (series, prior), needed, eps = minimax.moves, ctx.needs_input_grad, minimax.eps
         moves = series and (needed[0] or needed[1]), prior and needed[3]
-        kernels = resolve_kernels(minimax.kernels, q)
-        step = kernel(forward_step, native_forward_step, kernels)
-        out, a = torch.empty_like(v), 0.5 / sigma.square()[..., None]
-        value, *peaks = (torch.empty_like(a) for _ in range(4))
-        mean_h, d_sigma = (torch.empty_like(a) if moved else None for moved in moves)
+        kernels, a = resolve_kernels(minimax.kernels, q), 0.5 / sigma.square()
         with without_autocast(q):
-            for p, r, squared in blocks_and_distances(q, sigma, kernels):
-                out[p, r], found, *rows = step(q[p, r], k[p], v[p], a[p, r], squared, minimax.eps, moves)
-                for total, part in zip((*peaks, value, mean_h, d_sigma), (*found, *rows), strict=True):
-                    if total is not None:
-                        total[p, r] = part
-        if d_sigma is not None:
-            d_sigma = d_sigma[..., 0] * -sigma.pow(-3) / sigma.numel()
-        ctx.save_for_backward(q, k, v, sigma, out, mean_h, d_sigma, *peaks)
-        ctx.minimax = minimax
-        return out, value.mean()
+            if kernels == "native":
+                out, found = pair_attention(q, k, v, a, eps)
+            else:
+                out, found = block_attention(q, k, v, a, eps, moves, kernels)
+        d_sigma = found[2] * -sigma.pow(-3) / sigma.numel() if moves[1] else None
+        ctx.save_for_backward(q, k, v, a, found, out, d_sigma)
+        ctx.eps, ctx.kernels, ctx.moves = eps, kernels, moves[0]
+        return out, found[0].mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out: Tensor, gradient: Tensor):
-        q, k, v, sigma, out, mean_h, d_sigma, *peaks = ctx.saved_tensors
-        d_q, d_k, d_v, d_out = torch.empty_like(q), transposed_empty(k), transposed_empty(v), d_out.to(q.dtype)
-        eps, kernels = ctx.minimax.eps, resolve_kernels(ctx.minimax.kernels, q)
-        step = kernel(backward_step, native_backward_step, kernels)
-        a, weight = 0.5 / sigma.square()[..., None], gradient.to(sigma.dtype) / sigma.numel()
-        with without_autocast(q):
-            for p, r, squared in blocks_and_distances(q, sigma, kernels):
-                of_rows = RowPeaks(*(x[p, r] for x in peaks)), None if mean_h is None else mean_h[p, r]
-                found = step(q[p, r], k[p], v[p], a[p, r], squared, *of_rows, eps, out[p, r], d_out[p, r], weight)
-                d_q[p, r], d_k_part, d_v_part = found
-                add_rows(d_k, p, r, d_k_part)
-                add_rows(d_v, p, r, d_v_part)
-        d_k, d_v = (x.transpose(1, 2).to(k.dtype) for x in (d_k, d_v))
-        return d_q, d_k, d_v, None if d_sigma is None else d_sigma * gradient, None
+        *of_forward, d_sigma = ctx.saved_tensors
+        a, out = of_forward[3], of_forward[5]
+        given, weight = (*of_forward, d_out.to(out.dtype)), gradient.to(a.dtype) / a.numel()
+        with without_autocast(out):
+            if ctx.kernels == "native":
+                found = pair_attention_gradients(*given, float(weight) if ctx.moves else 0.0, ctx.eps)
+            else:
+                found = block_attention_gradients(*given, weight, ctx.eps, ctx.moves, ctx.kernels)
+        return *found, None if d_sigma is None else d_sigma * gradient, None
 
 
 def minimax_attention(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:

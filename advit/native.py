@@ -1,4 +1,4 @@
-"""Rows of both associations in one pass each (rows.cpp), made by the machine's own C++ compiler at the first call."""
+"""Both associations pair by pair (pairs.cpp), made by the machine's own C++ compiler at the first call."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("rows.cpp")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
+from advit.patches import grid_side
+from advit.precision import LOWEST
+
+SOURCES = tuple(Path(__file__).with_name(x) for x in ("pairs.cpp", "products.h", "rows.h"))  # pairs.cpp has the others
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
 BEST_FIRST = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())  # what not every compiler knows
 COMPILERS = ("c++", "g++", "clang++")
 
 
 def compiled() -> ctypes.CDLL:
-    """rows.cpp as a library of this process; it takes about a second, and leaves no file.
+    """pairs.cpp as a library of this process; it takes one to two seconds, and leaves no file.
 
     Raises:
         OSError: no compiler, or none that makes a library that can be loaded; with what was said last.
@@ -35,9 +38,9 @@ def compiled() -> ctypes.CDLL:
         raise OSError(f"No C++ compiler: none of {', '.join(COMPILERS)} is found; CXX can name another")
     words = [compiler] if shutil.which(compiler) else shlex.split(compiler)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        target = Path(folder) / "rows.so"
+        target = Path(folder) / "pairs.so"
         for extra in BEST_FIRST:
-            command = [*words, *FLAGS, *extra, str(SOURCE), "-o", str(target)]
+            command = [*words, *FLAGS, *extra, str(SOURCES[0]), "-o", str(target)]
             found = subprocess.run(command, capture_output=True, text=True)
             said = found.stderr.strip() or f"exit status {found.returncode}"
             if found.returncode == 0:
@@ -50,7 +53,7 @@ def compiled() -> ctypes.CDLL:
 
 @cache
 def native_library() -> tuple[ctypes.CDLL | None, str]:
-    """rows.cpp, made at the first call of a process, or None and why it cannot be made. Test: tests/test_native.py"""
+    """pairs.cpp, made at the first call of a process, or None and why it cannot be made. Test: tests/test_native.py"""
     try:
         return compiled(), ""
     except (OSError, ValueError) as error:  # ValueError: words that cannot be split or decoded
@@ -58,61 +61,81 @@ def native_library() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _call(name: str, written: Sequence[Tensor], read: Sequence[Tensor | None], numbers: Sequence[float]) -> None:
-    """One of the functions of rows.cpp, on tensors in the dtype of the first, which is ``(pair, rows, N)``.
+    """One of the functions of pairs.cpp, in the dtype of what is written, on pairs of the size of ``read[0]``.
 
     Raises:
-        ValueError: one that is written to is not contiguous, not on the CPU, or not all are float32 or all float64.
+        MemoryError: no room for what each thread works in, some matrices (N, d_h).
     """
-    first = written[0]
-    kinds = {(x.dtype, x.device.type, x.is_contiguous()) for x in written}
-    if len(kinds) > 1 or kinds.isdisjoint({(torch.float32, "cpu", True), (torch.float64, "cpu", True)}):
-        raise ValueError("what rows.cpp writes to must be contiguous, on the CPU, and float32 or float64")
-    double = first.dtype == torch.float64
+    double = written[0].dtype == torch.float64
     function = getattr(native_library()[0], f"{name}_{'float64' if double else 'float32'}")
-    given = [None if x is None else x.to(first.dtype).contiguous() for x in read]  # kept until the call is over
+    given = [None if x is None else x.to(written[0].dtype).contiguous() for x in read]  # kept until the call is over
     pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (*written, *given)]
-    values = [(ctypes.c_double if double else ctypes.c_float)(x) for x in numbers]
-    function(*pointers, *values, *map(ctypes.c_int64, first.shape), ctypes.c_int(torch.get_num_threads()))
+    values = [(ctypes.c_double if double else ctypes.c_float)(x) for x in (*numbers, LOWEST)]
+    threads = max(1, min(torch.get_num_threads(), len(read[0])))
+    if function(*pointers, *values, *map(ctypes.c_int64, read[0].shape), ctypes.c_int(threads)):
+        raise MemoryError(f"no memory for associations of matrices (pair, N, d_h) = {tuple(read[0].shape)}")
 
 
-def _must_fit(logits: Tensor, squared: Tensor, *of_rows: Tensor | None) -> None:
-    """Raises ValueError if D^2 or numbers of rows are not of the rows of ``logits``."""
-    shapes = {tuple(x.shape) for x in of_rows if x is not None} - {(*logits.shape[:2], 1)}
-    if shapes or squared.shape != logits.shape[1:]:
-        raise ValueError(f"logits {tuple(logits.shape)} do not fit D^2 {tuple(squared.shape)}, or rows of {shapes}")
+def _room(like: Sequence[Tensor], *of_rows: Tensor) -> list[Tensor]:
+    """Room like each of the matrices, and for six numbers a row, in float32, or float64 if the matrices are.
+
+    Raises:
+        ValueError: see :func:`pair_divergence`.
+    """
+    shape, shapes = like[0].shape, [tuple(x.shape) for x in (*like, *of_rows)]
+    if len(shape) != 3 or set(shapes) != {shape, shape[:2]} or len(set(shapes[: len(like)])) > 1:
+        raise ValueError(f"matrices (pair, N, d_h) and rows (pair, N) do not fit: {shapes}")
+    if {x.device.type for x in (*like, *of_rows)} != {"cpu"}:
+        raise ValueError("pairs.cpp computes on the CPU, and not all tensors are there")
+    grid_side(shape[1])
+    dtype = torch.float64 if like[0].dtype == torch.float64 else torch.float32
+    return [torch.empty(x, dtype=dtype, device="cpu") for x in (*(x.shape for x in like), (6, *shape[:2]))]
 
 
-def divergence_rows(
-    logits: Tensor, a: Tensor, squared: Tensor, eps: float, lowest: float, weight: Tensor | None = None
-) -> Tensor:
-    """What :func:`advit.divergence.row_divergence` finds of every row of ``logits (pair, rows, N)``, contiguous.
+def pair_divergence(
+    q: Tensor, k: Tensor, a: Tensor, eps: float, weight: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Symmetric KL of every row ``(pair, N)``, gradients of q and k, and d value / d a ``(pair, N)``.
+
+    Formulas: :func:`advit.divergence.row_divergence`.
 
     Args:
-        a, weight: ``(pair, rows, 1)``. squared: D^2 ``(rows, N)``. lowest: no exponent is below it.
-        weight: if given, ``logits`` become the gradient of the weighted values towards them; else S. In place.
+        q, k: ``(pair, N, d_h)``. a: 1 / (2 sigma^2), ``(pair, N)``.
+        weight: ``(pair, N)``, of each row in the sum that q and k have gradients of; None if they need none.
 
-    Returns:
-        ``(6, pair, rows, 1)``: value, E[h], d / d a, and the largest logit, S and P.
+    Raises:
+        ValueError: shapes that do not fit, N patches that are no square grid, a tensor that is not on the CPU.
 
     Test: tests/test_native.py
     """
-    _must_fit(logits, squared, a, weight)
-    found = logits.new_empty(6, *a.shape)
-    _call("divergence", (logits, found), (a, squared, weight), (eps, lowest))
-    return found
+    d_q, d_k, found = _room((q, k), a, *(() if weight is None else (weight,)))
+    _call("divergence", (found, d_q, d_k), (q, k, a, weight), (eps,))
+    return found[0], *((None, None) if weight is None else (d_q.to(q.dtype), d_k.to(k.dtype))), found[2]
 
 
-def attention_rows(
-    logits: Tensor, inner: Tensor, a: Tensor, squared: Tensor, peaks: Tensor, constant: Tensor,
-    weight: float, eps: float, lowest: float,
-) -> None:  # fmt: skip
-    """In place: ``logits`` to S, made anew, and ``inner`` to S (inner + constant + weight (u + log u)); u = 1 / t.
+def pair_attention(q: Tensor, k: Tensor, v: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """softmax(Q K^T / sqrt(d_h)) V, and six numbers of every row, ``(6, pair, N)``.
 
-    Args:
-        logits, inner: ``(pair, rows, N)``, contiguous. a, constant: ``(pair, rows, 1)``. squared: D^2 ``(rows, N)``.
-        peaks: ``(3, pair, rows, 1)``, the largest logit, S and P.
+    They are the value of the divergence, E[h], d value / d a (:func:`advit.divergence.row_divergence`), and the largest
+    logit, S and P (:class:`advit.minimax_attention.RowPeaks`).
 
+    Args, Raises: as :func:`pair_divergence`. Test: tests/test_native.py
+    """
+    *_, out, found = _room((q, k, v), a)
+    _call("forward", (out, found), (q, k, v, a), (eps,))
+    return out.to(v.dtype), found
+
+
+def pair_attention_gradients(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, found: Tensor, out: Tensor, d_out: Tensor, weight: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v from ``d_out`` and, reversed, that of the divergence's sum weighted by ``weight``.
+
+    Formulas: :func:`advit.minimax_attention.backward_step`.
+
+    Args, Raises: as :func:`pair_divergence`; ``out`` and ``found`` are those of :func:`pair_attention`.
     Test: tests/test_native.py
     """
-    _must_fit(logits, squared, a, constant, *peaks)
-    _call("attention", (logits, inner), (a, squared, peaks, constant), (weight, eps, lowest))
+    *gradients, _, _, _ = _room((q, k, v, out, d_out), a, *found)
+    _call("backward", gradients, (q, k, v, a, found, out, d_out), (weight, eps))
+    return tuple(x.to(q.dtype) for x in gradients)

@@ -47,6 +47,14 @@ def patch_distances(grid: int) -> Tensor:
     return torch.linalg.vector_norm(centres[:, None] - centres[None], dim=-1)
 
 
+def grid_side(n: int) -> int:
+    """Patches along one side of a square grid of N. ValueError if there is none. Test: tests/test_eq_patches.py"""
+    grid = math.isqrt(n)
+    if grid**2 != n:
+        raise ValueError(f"{n} patches are no square grid, as {grid**2} or {(grid + 1) ** 2} are")
+    return grid
+
+
 def squared_patch_distances(n: int, rows: slice, like: Tensor) -> Tensor:
     """D_ij^2 between the patches ``rows`` and all N patches of a square grid, ``(rows, N)``, as ``like`` is.
 
@@ -57,9 +65,7 @@ def squared_patch_distances(n: int, rows: slice, like: Tensor) -> Tensor:
 
     Test: tests/test_eq_patches.py
     """
-    grid = math.isqrt(n)
-    if grid**2 != n:
-        raise ValueError(f"{n} patches are no square grid, as {grid**2} or {(grid + 1) ** 2} are")
+    grid = grid_side(n)
     axis = torch.arange(grid, dtype=like.dtype, device=like.device)
     along = (axis[:, None] - axis).square()
     patch = torch.arange(n, device=like.device)[rows]

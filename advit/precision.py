@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LOWEST = -64.0  # of an exponent: 1e-28, far below S, P and eps / N that matter. Denormals take a CPU 50 times as long
+
 
 def resolve_precision(name: str, device: torch.device) -> str:
     """"auto" to bfloat16 where the device computes with it, else to float32; any other name as it is.

@@ -30,7 +30,7 @@ from advit.config import ADViTConfig
 from advit.data import open_category
 from advit.errors import AdvitError, CheckpointError, TrainingError
 from advit.files import exclusive
-from advit.native import SOURCE
+from advit.native import SOURCES
 from advit.precision import resolve_precision
 from advit.remains import sweep
 from advit.runs import EXAMPLE, METRICS, PATCHES, SCORES_CSV, SHEET, TRAINING, identity_of, train_run
@@ -74,7 +74,7 @@ def content_key(identity: dict[str, Any]) -> str:
 def code_digest(start: str = "runs") -> str:
     """SHA-256 of the statements of every module that ``start`` imports, without comments and docstrings.
 
-    With ``native`` come those of rows.cpp. A run is trained again when code that could change its numbers has changed,
+    With ``native`` come those of its C++. A run is trained again when code that could change its numbers has changed,
     not when a comment or a plot has.
     Test: tests/test_store.py
     """
@@ -82,7 +82,7 @@ def code_digest(start: str = "runs") -> str:
     for name in sorted(decisive_modules(start)):
         total.update(f"{name}\n{statements((HERE / f'{name}.py').read_text(encoding='utf-8'))}\n".encode())
         if name == "native":
-            total.update(cpp_statements(SOURCE.read_text(encoding="utf-8")).encode())
+            total.update("\n".join(cpp_statements(x.read_text(encoding="utf-8")) for x in SOURCES).encode())
     return total.hexdigest()
 
 

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from advit.native import SOURCES
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "advit").glob("*.py"))
 MAY_PRINT = {"cli", "cli_data", "cli_reproduce", "__main__"}
@@ -89,7 +91,7 @@ def test_constraints_are_exact_versions_of_dependencies(project):
 def test_what_a_package_holds_besides_modules_is_installed_with_it():
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     others = {p.name for p in (ROOT / "advit").iterdir() if p.is_file() and p.suffix != ".py"}
-    assert others == set(tools["package-data"]["advit"]) == {"rows.cpp"}
+    assert others == set(tools["package-data"]["advit"]) == {path.name for path in SOURCES}
 
 
 def test_dev_includes_the_other_extras(project):

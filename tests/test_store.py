@@ -17,7 +17,7 @@ import torch
 import advit.store as store_module
 from advit.data import data_digest, open_category
 from advit.errors import AdvitError, CheckpointError, TrainingError
-from advit.native import SOURCE
+from advit.native import SOURCES
 from advit.profiles import PROFILES
 from advit.runs import EXAMPLE, METRICS, PATCHES, SCORES_CSV, SHEET
 from advit.store import (
@@ -279,13 +279,13 @@ def test_the_code_of_a_run_is_all_that_it_imports_but_what_only_draws():
     assert code_digest() != code_digest("floors")
 
 
-def test_the_code_of_a_run_has_the_statements_of_rows_cpp(tmp_path, monkeypatch):
-    source = tmp_path / "rows.cpp"
-    found = {}
-    for name, text in {"as it is": SOURCE.read_text(encoding="utf-8"), "comment": "int a;  // one", "none": " int\n a;",
-                       "other": "int b;"}.items():  # fmt: skip
+@pytest.mark.parametrize("changed", range(len(SOURCES)))
+def test_the_code_of_a_run_has_the_statements_of_its_cpp(changed, tmp_path, monkeypatch):
+    before, found = SOURCES[changed].read_text(encoding="utf-8"), {}
+    source = tmp_path / "changed"
+    monkeypatch.setattr("advit.store.SOURCES", [*SOURCES[:changed], source, *SOURCES[changed + 1 :]])
+    for name, text in {"as it is": before, "comment": "int a;  // one", "none": " int\n a;", "other": "int b;"}.items():
         source.write_text(text, encoding="utf-8")
-        monkeypatch.setattr("advit.store.SOURCE", source)
         code_digest.cache_clear()
         found[name] = code_digest()
     code_digest.cache_clear()
