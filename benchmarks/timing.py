@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -46,10 +47,13 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_of(case: str, **arguments: Any) -> dict[str, Any]:
-    """What :mod:`benchmarks.worker` measures of one case in a fresh process, ``extra`` bytes among it."""
+def memory_of(case: str, environment: dict[str, str] | None = None, **arguments: Any) -> dict[str, Any]:
+    """What :mod:`benchmarks.worker` measures of one case in a fresh process, ``extra`` bytes among it.
+
+    ``environment``: variables that this process has besides ours.
+    """
     command = [sys.executable, "-m", "benchmarks.worker", case, json.dumps(arguments)]
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
     if found.returncode:
         raise RuntimeError(f"{case} {arguments} failed:\n{found.stderr[-2000:]}")
     return json.loads(found.stdout.splitlines()[-1])

@@ -12,13 +12,14 @@ from typing import Any
 
 from advit.allocator import keep_freed_memory
 from benchmarks.attention import CASES as ATTENTION
+from benchmarks.metrics import CASES as METRICS
 from benchmarks.timing import peak_rss
 from benchmarks.training import CASES as TRAINING
 
 
 def measure(case: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build the case, then run it: extra and whole peak in bytes, seconds, and what it returns."""
-    run = {**ATTENTION, **TRAINING}[case](**arguments)
+    run = {**ATTENTION, **METRICS, **TRAINING}[case](**arguments)
     before, start = peak_rss(), time.perf_counter()
     result = run()
     return {
