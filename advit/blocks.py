@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advit.config import CHOICES
 from advit.native import native_library
 from advit.precision import full_precision
 
@@ -60,8 +61,11 @@ def resolve_kernels(kernels: str, like: Tensor) -> str:
     """What a config's ``kernels`` is for tensors ``like``: "plain", "native" (pairs.cpp) or "compiled" (torch.compile).
 
     "fused" is native on a CPU and compiled elsewhere; "auto" native on a CPU and plain elsewhere. What would be native
-    is plain where no C++ compiler makes pairs.cpp; of "fused" a warning says so. Test: tests/test_blocks.py
+    is plain where no C++ compiler makes pairs.cpp; of "fused" a warning says so. ValueError for any other name.
+    Test: tests/test_blocks.py
     """
+    if kernels not in CHOICES["kernels"]:
+        raise ValueError(f"kernels={kernels!r}: choose one of {', '.join(CHOICES['kernels'])}")
     if kernels == "plain" or (kernels == "auto" and like.device.type != "cpu"):
         return "plain"
     if like.device.type != "cpu":

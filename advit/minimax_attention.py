@@ -163,8 +163,8 @@ class _MinimaxAttention(torch.autograd.Function):
 def minimax_attention(q: Tensor, k: Tensor, v: Tensor, sigma: Tensor, minimax: Minimax) -> tuple[Tensor, Tensor]:
     """Attention's output ``(batch, head, N, d_h)`` and the layer's mean discrepancy, in nats; once differentiable.
 
-    The gradient of the discrepancy is that of :func:`advit.discrepancy.minimax_discrepancy`. Matrix products in the
-    precision of ``q``, ``k`` and ``v``, all else in float32 (float64 stays float64).
+    The gradient of the discrepancy is that of :func:`advit.discrepancy.minimax_discrepancy`. In blocks, matrix products
+    are in the precision of ``q``, ``k`` and ``v``; all else is in float32 (float64 stays float64).
 
     Args:
         q, k, v: ``(batch, head, N, d_h)`` of one dtype, N patches of a square grid.

@@ -26,20 +26,22 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def compiled() -> ctypes.CDLL:
-    """pairs.cpp as a library of this process; it takes one to two seconds, and leaves no file.
+    """pairs.cpp as a library of this process; it takes some two seconds, and leaves no file.
 
     Raises:
         OSError: no compiler, or none that makes a library that can be loaded; with what was said last.
     """
     if sys.platform == "win32":  # a loaded library cannot be deleted, and MinGW does not align vectors on the stack
         raise OSError("No C++ compiler is used on Windows")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
+    compiler = os.environ.get("CXX", "").strip() or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
         raise OSError(f"No C++ compiler: none of {', '.join(COMPILERS)} is found; CXX can name another")
     words = [compiler] if shutil.which(compiler) else shlex.split(compiler)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         target = Path(folder) / "pairs.so"
         for extra in BEST_FIRST:
+            if sys.platform == "darwin" and "-fopenmp" in extra:
+                continue  # a second OpenMP beside PyTorch's ends the process there
             command = [*words, *FLAGS, *extra, str(SOURCES[0]), "-o", str(target)]
             found = subprocess.run(command, capture_output=True, text=True)
             said = found.stderr.strip() or f"exit status {found.returncode}"
@@ -65,9 +67,13 @@ def _call(name: str, written: Sequence[Tensor], read: Sequence[Tensor | None], n
 
     Raises:
         MemoryError: no room for what each thread works in, some matrices (N, d_h).
+        RuntimeError: there is no library, and why.
     """
+    library, why = native_library()
+    if library is None:
+        raise RuntimeError(why)
     double = written[0].dtype == torch.float64
-    function = getattr(native_library()[0], f"{name}_{'float64' if double else 'float32'}")
+    function = getattr(library, f"{name}_{'float64' if double else 'float32'}")
     given = [None if x is None else x.to(written[0].dtype).contiguous() for x in read]  # kept until the call is over
     pointers = [ctypes.c_void_p(None if x is None else x.data_ptr()) for x in (*written, *given)]
     values = [(ctypes.c_double if double else ctypes.c_float)(x) for x in (*numbers, LOWEST)]
@@ -76,20 +82,24 @@ def _call(name: str, written: Sequence[Tensor], read: Sequence[Tensor | None], n
         raise MemoryError(f"no memory for associations of matrices (pair, N, d_h) = {tuple(read[0].shape)}")
 
 
-def _room(like: Sequence[Tensor], *of_rows: Tensor) -> list[Tensor]:
-    """Room like each of the matrices, and for six numbers a row, in float32, or float64 if the matrices are.
-
-    Raises:
-        ValueError: see :func:`pair_divergence`.
-    """
-    shape, shapes = like[0].shape, [tuple(x.shape) for x in (*like, *of_rows)]
-    if len(shape) != 3 or set(shapes) != {shape, shape[:2]} or len(set(shapes[: len(like)])) > 1:
+def _must_fit(matrices: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
+    """Raises what :func:`pair_divergence` does for matrices, and for tensors of one number a row."""
+    shape, shapes = matrices[0].shape, [tuple(x.shape) for x in (*matrices, *rows)]
+    if len(shape) != 3 or shapes != [shape] * len(matrices) + [shape[:2]] * len(rows):
         raise ValueError(f"matrices (pair, N, d_h) and rows (pair, N) do not fit: {shapes}")
-    if {x.device.type for x in (*like, *of_rows)} != {"cpu"}:
-        raise ValueError("pairs.cpp computes on the CPU, and not all tensors are there")
+    if 0 in shape[1:]:
+        raise ValueError(f"no patches, or patches without numbers: (pair, N, d_h) = {tuple(shape)}")
     grid_side(shape[1])
-    dtype = torch.float64 if like[0].dtype == torch.float64 else torch.float32
-    return [torch.empty(x, dtype=dtype, device="cpu") for x in (*(x.shape for x in like), (6, *shape[:2]))]
+    if len({x.dtype for x in matrices}) > 1:
+        raise TypeError(f"matrices must have one dtype; they have {', '.join(str(x.dtype) for x in matrices)}")
+    if {x.device.type for x in (*matrices, *rows)} != {"cpu"}:
+        raise ValueError("pairs.cpp computes on the CPU, and not all tensors are there")
+
+
+def _room(like: Tensor, *shapes: Sequence[int]) -> list[Tensor]:
+    """Tensors of these shapes, of float64 if ``like`` is, else of float32."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return [torch.empty(shape, dtype=dtype, device="cpu") for shape in shapes]
 
 
 def pair_divergence(
@@ -97,7 +107,7 @@ def pair_divergence(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Symmetric KL of every row ``(pair, N)``, gradients of q and k, and d value / d a ``(pair, N)``.
 
-    Formulas: :func:`advit.divergence.row_divergence`.
+    Formulas: :func:`advit.divergence.row_divergence`. Computed in the dtype of q, in float32 for half precision.
 
     Args:
         q, k: ``(pair, N, d_h)``. a: 1 / (2 sigma^2), ``(pair, N)``.
@@ -105,12 +115,16 @@ def pair_divergence(
 
     Raises:
         ValueError: shapes that do not fit, N patches that are no square grid, a tensor that is not on the CPU.
+        TypeError: q and k have different dtypes.
 
     Test: tests/test_native.py
     """
-    d_q, d_k, found = _room((q, k), a, *(() if weight is None else (weight,)))
-    _call("divergence", (found, d_q, d_k), (q, k, a, weight), (eps,))
-    return found[0], *((None, None) if weight is None else (d_q.to(q.dtype), d_k.to(k.dtype))), found[2]
+    _must_fit((q, k), (a,) if weight is None else (a, weight))
+    (found,) = _room(q, (6, *a.shape))
+    gradients = _room(q, q.shape, k.shape) if weight is not None else [None, None]
+    _call("divergence", (found, *gradients), (q, k, a, weight), (eps,))
+    value, d_a = found[0].to(a.dtype), found[2].to(a.dtype)
+    return value, *(None if x is None else x.to(q.dtype) for x in gradients), d_a
 
 
 def pair_attention(q: Tensor, k: Tensor, v: Tensor, a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -121,9 +135,10 @@ def pair_attention(q: Tensor, k: Tensor, v: Tensor, a: Tensor, eps: float) -> tu
 
     Args, Raises: as :func:`pair_divergence`. Test: tests/test_native.py
     """
-    *_, out, found = _room((q, k, v), a)
+    _must_fit((q, k, v), (a,))
+    out, found = _room(q, v.shape, (6, *a.shape))
     _call("forward", (out, found), (q, k, v, a), (eps,))
-    return out.to(v.dtype), found
+    return out.to(v.dtype), found.to(a.dtype)
 
 
 def pair_attention_gradients(
@@ -131,11 +146,14 @@ def pair_attention_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v from ``d_out`` and, reversed, that of the divergence's sum weighted by ``weight``.
 
-    Formulas: :func:`advit.minimax_attention.backward_step`.
+    Formulas: :func:`advit.minimax_attention.backward_step`. With a weight of 0 P takes no part, be it finite or not.
 
     Args, Raises: as :func:`pair_divergence`; ``out`` and ``found`` are those of :func:`pair_attention`.
     Test: tests/test_native.py
     """
-    *gradients, _, _, _ = _room((q, k, v, out, d_out), a, *found)
+    _must_fit((q, k, v, out, d_out), (a, *found))
+    if len(found) != 6:
+        raise ValueError(f"found has {len(found)} numbers of a row; pair_attention finds 6")
+    gradients = _room(q, q.shape, k.shape, v.shape)
     _call("backward", gradients, (q, k, v, a, found, out, d_out), (weight, eps))
     return tuple(x.to(q.dtype) for x in gradients)

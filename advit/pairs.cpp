@@ -1,10 +1,11 @@
 // Both associations of (batch, head) pairs, their symmetric KL and attention, with gradients: each thread takes a pair
-// whole, some rows at a time, so that no N x N matrix is in memory. A pair is always computed by one thread, in one
+// whole, some rows at a time: of matrices N x N, TILE numbers are in memory. A pair is always computed by one thread, in one
 // order, so that no bit depends on their number. Made and called by advit/native.py, which says what the tensors are.
 #include <algorithm>
 #include <cmath>
 #include <exception>
 #ifndef _OPENMP
+#include <system_error>
 #include <thread>
 #endif
 #include <vector>
@@ -32,8 +33,8 @@ template <typename T> class Distances {
     }
 };
 
-// What one thread works in. Rows of a matrix begin whole vectors apart; zeros fill the last one. Rows of N numbers
-// begin one vector further apart, or a power of two would send all of them to the same few places of a cache.
+// What one thread works in. Rows of a matrix begin whole vectors apart; no number that fills the last one is used. Rows of N
+// numbers begin one vector further apart, or a power of two would send all of them to the same few places of a cache.
 template <typename T> struct Room {
     int64_t n, n_rows, n_columns, width, width_columns, tile;  // width: d_h. tile: rows that are computed together
     std::vector<T> keys, values, d_keys, d_values;             // N x d_h
@@ -71,11 +72,12 @@ template <typename T> struct Room {
     }
 };
 
-// work(pair, room) for all pairs, in threads: those of PyTorch where the compiler knows OpenMP. Rooms are made here, since
-// what a new thread takes of memory is given back when it ends.
+// work(pair, room) for all pairs, in threads: with GCC's OpenMP those that PyTorch has. Rooms are made here, since what a
+// new thread takes of memory is given back when it ends.
 template <typename T, typename Work>
 static void for_pairs(int64_t pairs, int64_t n, int64_t width, int threads, const Work& work) {
-    std::vector<Room<T>> rooms(threads, Room<T>(n, width));
+    std::vector<Room<T>> rooms;
+    for (int i = 0; i < threads; i++) rooms.emplace_back(n, width);
     const auto part = [&](int i) {
         for (int64_t pair = pairs * i / threads; pair < pairs * (i + 1) / threads; pair++) work(pair, rooms[i]);
     };
@@ -84,7 +86,13 @@ static void for_pairs(int64_t pairs, int64_t n, int64_t width, int threads, cons
     for (int i = 0; i < threads; i++) part(i);
 #else
     std::vector<std::thread> others;
-    for (int i = 1; i < threads; i++) others.emplace_back(part, i);
+    for (int i = 1; i < threads; i++) {
+        try {
+            others.emplace_back(part, i);
+        } catch (const std::system_error&) {  // the system has no thread left
+            part(i);
+        }
+    }
     part(0);
     for (auto& other : others) other.join();
 #endif
@@ -136,8 +144,10 @@ static void divergence(T* found, T* d_q, T* d_k, const T* q, const T* k, const T
     for_pairs<T>(pairs, n, width, threads, [&](int64_t pair, Room<T>& room) {
         const int64_t start = pair * n * width;
         room.load_transposed(room.keys_t, k + start);
-        room.load(room.keys, k + start, n);
-        std::fill(room.d_keys.begin(), room.d_keys.end(), T(0));
+        if (weight) {
+            room.load(room.keys, k + start, n);
+            std::fill(room.d_keys.begin(), room.d_keys.end(), T(0));
+        }
         for_tiles(room, pair, [&](const Tile& tile) {
             logits(room, tile, q);
             divergence_rows(room, tile, found, pairs * n, a, weight, eps, lowest, distances);
@@ -203,7 +213,7 @@ template <typename Work> static int without_exceptions(const Work& work) {
     try {
         work();
         return 0;
-    } catch (const std::exception&) {
+    } catch (const std::exception&) {  // bad_alloc, or length_error
         return 1;
     }
 }

@@ -31,8 +31,10 @@ template <typename T> struct Matrix {
 static inline int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 // C = A B, or ADDED to C. `rows` is a multiple of ROWS and `columns` of COLUMNS; columns of B and C lie side by side.
+// Not inline: where each call has a copy, the compiler takes a second more.
 template <bool ADDED, typename T>
-__attribute__((noinline)) static void product(Matrix<T> c, Matrix<T> a, Matrix<T> b, int64_t rows, int64_t columns, int64_t inner) {
+__attribute__((noinline)) static void product(Matrix<T> c, Matrix<T> a, Matrix<T> b, int64_t rows, int64_t columns,
+                                              int64_t inner) {
     typedef typename Vector<T>::type V;
     for (int64_t column = 0; column < columns; column += COLUMNS<T>)
         for (int64_t row = 0; row < rows; row += ROWS) {

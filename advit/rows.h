@@ -25,17 +25,17 @@ static inline float exp_of(float x) {  // -87 < x < 88; NaN stays NaN
     const float f = (x - n * LOG2_HIGH) - n * LOG2_LOW;
     float g = EXP[0];
     for (int i = 1; i < 5; i++) g = g * f + EXP[i];
-    const int32_t bits = ((int32_t)n + 127) << 23;
+    const int32_t bits = ((int32_t)n + 127) * (1 << 23);
     float power;
     std::memcpy(&power, &bits, 4);
     return (1 + (f + f * f * g)) * power;
 }
 
-static inline float log_of(float x) {  // of a positive number that is not denormal
+static inline float log_of(float x) {  // of a positive number that is not denormal; not NaN of NaN
     int32_t bits;
     std::memcpy(&bits, &x, 4);
     const int32_t n = (bits - 0x3f3504f3) >> 23;  // sqrt(1/2) <= x / 2^n < sqrt(2)
-    bits -= n << 23;
+    bits -= n * (1 << 23);
     float m;
     std::memcpy(&m, &bits, 4);
     const float f = m - 1, e = (float)n;

@@ -127,6 +127,11 @@ def test_what_kernels_are_on_each_device(kernels, cpu, gpu, monkeypatch):
     assert resolve_kernels(kernels, torch.zeros(1, device="meta")) == gpu
 
 
+def test_unknown_kernels_are_an_error_that_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"kernels='no such': choose one of plain, fused, auto$"):
+        resolve_kernels("no such", torch.zeros(1))
+
+
 def test_an_error_of_the_inputs_is_not_taken_for_a_missing_compiler(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda step, **_: lambda x: step(x))
     step = fused(lambda x: x @ x)

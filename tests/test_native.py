@@ -1,5 +1,6 @@
 """pairs.cpp against slow float64 formulas and the plain steps, and what happens without a compiler."""
 
+import subprocess
 import sys
 
 import pytest
@@ -135,6 +136,17 @@ def test_without_weight_a_bad_prior_takes_no_part(calls):
 
 
 @needs_compiler
+def test_of_a_value_that_no_loss_has_a_bad_prior_takes_no_part():
+    """The plain steps multiply it by 0, which leaves NaN."""
+    q, k, v, sigma = (x.requires_grad_() for x in (*(torch.randn(1, 2, 16, 5) for _ in range(3)), torch.ones(1, 2, 16)))
+    sigma.data[0, 0, 3] = float("nan")
+    for kernels, finite in (("fused", True), ("plain", False)):
+        out, _ = minimax_attention(q, k, v, sigma, Minimax(1e-4, "both", kernels))
+        (d_q,) = torch.autograd.grad(out.sum(), [q])
+        assert d_q.isfinite().all() == finite
+
+
+@needs_compiler
 def test_tensors_of_another_device_or_size_are_refused():
     q, k, v, d_out, a, weight = pairs()
     out, found = pair_attention(q, k, v, a, EPS)
@@ -145,8 +157,16 @@ def test_tensors_of_another_device_or_size_are_refused():
     for wrong in ((q, k[:2], a), (q, k, a[:2]), (q, k, a[..., None]), (q[0], k[0], a[0]), (q, k[..., :4], a)):
         with pytest.raises(ValueError, match="do not fit"):
             pair_divergence(*wrong, EPS, None)
-    with pytest.raises(ValueError, match="do not fit"):
-        pair_divergence(q, k, a, EPS, weight[:, :4])
+    for wrong in (weight[:, :4], q):
+        with pytest.raises(ValueError, match="do not fit"):
+            pair_divergence(q, k, a, EPS, wrong)
+    for empty in (q[:, :0], q[..., :0]):
+        with pytest.raises(ValueError, match="no patches, or patches without numbers"):
+            pair_divergence(empty, empty, empty.sum(dim=-1), EPS, None)
+    with pytest.raises(TypeError, match=r"must have one dtype; they have torch.float32, torch.float64"):
+        pair_divergence(q, k.double(), a, EPS, None)
+    with pytest.raises(ValueError, match="found has 1 numbers of a row; pair_attention finds 6"):
+        pair_attention_gradients(q, k, v, a, found[:1], out, d_out, 0.1, EPS)
     with pytest.raises(ValueError, match="do not fit"):
         pair_attention(q, k, v[..., :4], a, EPS)
     for wrong in ((found[:, :2], out, d_out), (found, out[:, :4], d_out), (found, out, d_out[:2])):
@@ -183,6 +203,17 @@ def test_no_memory_is_an_error_that_says_for_what():
     q, a = torch.zeros(0, 10**12, 5), torch.zeros(0, 10**12)
     with pytest.raises(MemoryError, match=r"no memory for associations of .* = \(0, 1000000000000, 5\)"):
         pair_divergence(q, q, a, EPS, None)
+
+
+@needs_compiler
+@pytest.mark.parametrize("q_dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_of_rows_have_the_dtype_of_sigma(q_dtype, dtype):
+    q, k, v, _, a, weight = pairs()
+    q, k, v, a, weight = q.to(q_dtype), k.to(q_dtype), v.to(q_dtype), a.to(dtype), weight.to(dtype)
+    found = pair_divergence(q, k, a, EPS, weight)
+    assert [x.dtype for x in found] == [dtype, q_dtype, q_dtype, dtype]
+    assert [x.dtype for x in pair_attention(q, k, v, a, EPS)] == [q_dtype, dtype]
 
 
 @needs_compiler
@@ -315,6 +346,53 @@ def test_why_there_is_no_library_is_kept(compilers):
         assert library is None and why.startswith("No C++ compiler")
     finally:
         native_library.cache_clear()
+
+
+def test_without_a_library_a_call_says_why(monkeypatch):
+    monkeypatch.setattr(native, "native_library", lambda: (None, "No C++ compiler: why"))
+    q, k, _, _, a, _ = pairs()
+    with pytest.raises(RuntimeError, match=r"No C\+\+ compiler: why"):
+        pair_divergence(q, k, a, EPS, None)
+
+
+@needs_compiler
+def test_a_blank_cxx_names_no_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", " ")
+    assert compiled()
+
+
+@needs_compiler
+def test_on_a_mac_no_second_openmp_is_loaded(monkeypatch):
+    commands, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **given: commands.append(command) or run(command, **given))
+    monkeypatch.setattr(native.sys, "platform", "darwin")
+    assert compiled() and not any("-fopenmp" in command for command in commands)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [("-march=x86-64", "-fopenmp"), ("-march=native", "-mno-avx512f", "-fopenmp"), ("-march=native",), ()]
+)
+def test_every_set_of_instructions_and_threads_computes_the_same(options, monkeypatch):
+    """Vectors of 16, 32 and 64 bytes, and threads without OpenMP."""
+    given = [pairs(n, width, dtype=dtype) for n, width in SIZES for dtype in (torch.float32, torch.float64)]
+
+    def results():
+        for q, k, v, d_out, a, weight in given:
+            out, found = pair_attention(q, k, v, a, EPS)
+            gradients = pair_attention_gradients(q, k, v, a, found, out, d_out, 0.1, EPS)
+            yield from (*pair_divergence(q, k, a, EPS, weight), out, found, *gradients)
+
+    expected = list(results())
+    monkeypatch.setattr(native, "BEST_FIRST", (options,))
+    try:
+        library = compiled(), ""
+    except OSError as error:
+        pytest.skip(f"options of another machine: {error}")
+    monkeypatch.setattr(native, "native_library", lambda: library)
+    for x, y in zip(results(), expected, strict=True):
+        assert near(x, y, 1e-12 if x.dtype == torch.float64 else 1e-4)
 
 
 @needs_compiler
