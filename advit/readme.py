@@ -156,12 +156,13 @@ def decisions_block(results: Path) -> str:
     made = [path for path in known if not provenance(path)["pasted"]]
     if not made:
         return ""
-    tables = [pd.read_csv(path / "decisions.csv").drop_duplicates("category") for path in made]
+    tables = [pd.read_csv(path / "decisions.csv").drop_duplicates("category").assign(study=path.name) for path in made]
+    rows = pd.concat(tables).drop_duplicates("category", keep="last")  # a preset may be in several studies
     sentence = (
-        "Decisions of `" + tables[0]["variant"].iloc[0] + "` on test images at its threshold, means over seeds "
-        f"({', '.join(f'results/study/{path.name}' for path in made)}):"
+        "Decisions of `" + rows["variant"].iloc[0] + "` on test images at its threshold, means over seeds "
+        f"({', '.join(f'results/study/{name}' for name in rows['study'].unique())}):"
     )
-    return f"{sentence}\n\n{Table(pd.concat(tables).drop(columns='variant'), '').markdown()}"
+    return f"{sentence}\n\n{Table(rows.drop(columns=['variant', 'study']), '').markdown()}"
 
 
 def spread_cell(part: pd.DataFrame) -> str:
