@@ -4,9 +4,10 @@
     .venv/bin/python tests/tolerance.py --threads 1 2 4 --instructions avx2 --precision float64
 
 Every run is a process of its own; the first is repeated, so that a difference is known not to be chance. An older
-processor is imitated: PyTorch, oneDNN and MKL are told to use no newer instructions than those named. (A processor of
-another maker may take other paths still; ``make verify`` compares real ones.) Printed: the largest difference
-of a weight (of the largest weight), of a map value (in standard deviations of the maps), and of a metric.
+processor is imitated: PyTorch, oneDNN, MKL and the compiler of advit/pairs.cpp are told to use no newer instructions
+than those named. (A processor of another maker may take other paths still; ``make verify`` compares real ones.)
+Printed: the largest difference of a weight (of the largest weight), of a map value (in standard deviations of the
+maps), and of a metric.
 """
 
 from __future__ import annotations
@@ -29,11 +30,18 @@ from advit.results import code_version, versions
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro_0.3", "aupro_0.05")
 OPTIONS = "epochs=2 max_steps=30 image_size=128"
+COMPILER = os.environ.get("CXX", "c++")
 INSTRUCTIONS = {
     "": {},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "sse4": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
-}
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "CXX": f"{COMPILER} -mno-avx512f",
+    },
+    "sse4": {
+        "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "CXX": f"{COMPILER} -mno-avx",
+    },
+}  # fmt: skip
 RUN = """
 import json, sys, numpy as np, torch
 from pathlib import Path
