@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advit.config import CHOICES
+from advit.config import must_be_chosen
 from advit.native import native_library
 from advit.precision import full_precision
 
@@ -64,8 +64,7 @@ def resolve_kernels(kernels: str, like: Tensor) -> str:
     is plain where no C++ compiler makes pairs.cpp; of "fused" a warning says so. ValueError for any other name.
     Test: tests/test_blocks.py
     """
-    if kernels not in CHOICES["kernels"]:
-        raise ValueError(f"kernels={kernels!r}: choose one of {', '.join(CHOICES['kernels'])}")
+    must_be_chosen("kernels", kernels, "kernels")
     if kernels == "plain" or (kernels == "auto" and like.device.type != "cpu"):
         return "plain"
     if like.device.type != "cpu":

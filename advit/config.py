@@ -23,6 +23,12 @@ CHOICES = {
 }
 
 
+def must_be_chosen(name: str, value: str, option: str) -> None:
+    """Raises ValueError unless ``value``, called ``name``, is one that CHOICES has for ``option``."""
+    if value not in CHOICES[option]:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(CHOICES[option])}")
+
+
 MOST = {  # else endless
     "filter_levels": 16, "factors": 512, "depth": 1000, "mask_draws": 1000, "map_sigma": 512, "score_sigma": 512,
 }  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from advit.blocks import add_rows, kernel, resolve_kernels, row_sum, transposed_empty, without_autocast
-from advit.config import CHOICES
+from advit.config import must_be_chosen
 from advit.divergence import (
     blocks_and_distances,
     gaussian_block,
@@ -37,9 +37,8 @@ class Minimax:
     kernels: str = "plain"
 
     def __post_init__(self) -> None:
-        for name, known in (("phases", CHOICES["minimax"]), ("kernels", CHOICES["kernels"])):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+        must_be_chosen("phases", self.phases, "minimax")
+        must_be_chosen("kernels", self.kernels, "kernels")
 
     @property
     def moves(self) -> tuple[bool, bool]:

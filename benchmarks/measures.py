@@ -12,11 +12,10 @@ import torch
 from advit.allocator import keep_freed_memory
 from advit.config import ADViTConfig
 from advit.filters import FilterBank
-from advit.metrics import pixel_metrics
 from benchmarks import attention, training
 from benchmarks.literal_vt_adl import LiteralVTADL, literal_scores
 from benchmarks.machine import matmul_gflops
-from benchmarks.metrics import NUMPY_AVX2, loop_aupro, maps_and_masks
+from benchmarks.metrics import NUMPY_AVX2, loop_aupro, maps_and_masks, seconds_of
 from benchmarks.notebooks import wall_times
 from benchmarks.timing import memory_of, side_by_side
 from benchmarks.whole_rows import WholeRows, texture_features
@@ -277,16 +276,16 @@ def notebook_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
 def metric_rows(sizes: Sizes) -> Iterator[dict[str, Any]]:
     """AU-PRO, pixel-level AUROC and AP of many maps, on one thread."""
     maps, masks = maps_and_masks(*sizes.maps)
-    ours = side_by_side({"it": lambda: pixel_metrics(maps, masks)}, sizes.repeats)["it"]
+    ours = seconds_of(maps, masks, sizes.repeats)
     what = f"AU-PRO, pixel AUROC and AP of {len(maps)} maps of {maps.shape[1]} px"
     yield at_most(row(what, "s", ours), 1)
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         size = dict(count=len(maps), side=maps.shape[1], repeats=sizes.repeats)
-        (ours,) = memory_of("pixel_metrics", NUMPY_AVX2, **size)["result"]
+        ours = memory_of("pixel_metrics", NUMPY_AVX2, **size)["result"]
         yield at_most(row(f"{what}, NumPy's sort with AVX2", "s", ours), 1)
     few = slice(0, max(2, len(maps) // 10))
     loop = side_by_side({"it": lambda: loop_aupro(maps[few], masks[few], sizes.loop_thresholds)}, 0)["it"]
-    part = side_by_side({"it": lambda: pixel_metrics(maps[few], masks[few])}, sizes.repeats)["it"]
+    part = seconds_of(maps[few], masks[few], sizes.repeats)
     what = f"AU-PRO of {len(maps[few])} maps, against a loop over {sizes.loop_thresholds} thresholds"
     yield row(what, "s", part, loop, "loop")
 

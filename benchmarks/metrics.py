@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.ndimage import gaussian_filter, label
 
 from advit.metrics import pixel_metrics
+from benchmarks.timing import side_by_side
 
 # AMD Zen 4 writes parts of an AVX-512 vector to memory very slowly, as NumPy's sort does (numpy/x86-simd-sort#6)
 NUMPY_AVX2 = {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"}
@@ -46,20 +44,15 @@ def loop_aupro(maps: np.ndarray, masks: np.ndarray, thresholds: int, limit: floa
     return float(np.trapezoid(np.interp(inside, fpr, pro), inside) / limit)
 
 
-def ours_of(count: int, side: int, repeats: int) -> Callable[[], list[float]]:
-    """A case for the worker: median seconds of all pixel metrics, on one thread."""
-    torch.set_num_threads(1)
+def seconds_of(maps: np.ndarray, masks: np.ndarray, repeats: int) -> float:
+    """Median seconds of all pixel metrics, which use one thread."""
+    return side_by_side({"it": lambda: pixel_metrics(maps, masks)}, repeats)["it"]
+
+
+def case(count: int, side: int, repeats: int) -> Callable[[], float]:
+    """:func:`seconds_of` as a case for the worker."""
     maps, masks = maps_and_masks(count, side)
-
-    def run() -> list[float]:
-        found = []
-        for _ in range(repeats + 1):  # the first one warms up
-            start = time.perf_counter()
-            pixel_metrics(maps, masks)
-            found.append(time.perf_counter() - start)
-        return [statistics.median(found[1:])]
-
-    return run
+    return lambda: seconds_of(maps, masks, repeats)
 
 
-CASES: dict[str, Any] = {"pixel_metrics": ours_of}
+CASES: dict[str, Any] = {"pixel_metrics": case}
